@@ -1,0 +1,231 @@
+"""Bodies to the Logs Ingestion API through the SDK's pass-through, with our own rules for what to try again.
+
+Invariant: every row that goes in comes out of `send` exactly once, as accepted or as refused with a reason; an answer after which the service may
+have stored the rows without our knowing is reported as ambiguous, because the API has no idempotency key.
+The SDK gives authentication and pipeline (`upload(..., logs=BytesIO(gzip))` sends the stream as it is); its own chunker exceeds the limit and its
+retries for POST are narrow, so both are left out (reference/peers.md §3).
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from contracts import Cancelled, Stop, TryAgain
+from sentinel import packing
+
+if TYPE_CHECKING:
+    from azure.monitor.ingestion import LogsIngestionClient
+
+REMEDIES: Final = {
+    401: "the identity's token is refused: check that it is of the workspace's tenant and that the audience fits the cloud",
+    403: "give the identity the role Monitoring Metrics Publisher on the DCR; a new assignment takes up to 30 minutes",
+    404: "check the DCR's immutable id and that the endpoint belongs to the same region",
+}
+"""What to do about answers that no retry cures (Azure Monitor, Logs Ingestion API: troubleshooting)."""
+
+AMBIGUOUS_STATUSES: Final = frozenset({408, 500, 502, 503, 504})
+"""Answers after which the rows may have been stored all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The service's answer to one body. `status` 0: no answer came (the connection was lost or timed out)."""
+
+    status: int
+    message: str = ""
+    retry_after_s: float | None = None
+
+
+class Sink(Protocol):
+    """Where bodies go: one request, one answer, no retries of its own."""
+
+    def post(self, stream: str, body: bytes) -> Answer:
+        """Send one gzipped JSON array to a DCR stream."""
+
+
+@dataclass(slots=True)
+class LogsIngestionSink:
+    """A destination behind `LogsIngestionClient`: the DCR's immutable id and the client that holds endpoint and credential."""
+
+    client: LogsIngestionClient
+    rule_id: str
+    enforce_https: bool = True
+    timeout_s: float = 60.0
+
+    def post(self, stream: str, body: bytes) -> Answer:
+        """One request; the SDK's own retries are off, since `Sender` decides (and must know of every attempt)."""
+        from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+
+        try:
+            self.client.upload(
+                self.rule_id,
+                stream,
+                io.BytesIO(body),
+                retry_total=0,
+                enforce_https=self.enforce_https,
+                read_timeout=self.timeout_s,
+                connection_timeout=10,
+            )
+        except HttpResponseError as error:
+            asked = getattr(error.response, "headers", {}).get("Retry-After")
+            return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked))
+        except ServiceRequestError as error:
+            # The request did not get out, so nothing can have been stored.
+            return Answer(-1, f"cannot reach the endpoint: {type(error).__name__}")
+        except ServiceResponseError as error:
+            return Answer(0, f"no answer: {type(error).__name__}")
+        return Answer(204)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        return float(retry_after) if retry_after is not None else None
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How `Sender` tries: chunks in flight, attempts per chunk, waits in seconds, and the longest Retry-After that an activity sits out."""
+
+    in_flight: int = 4
+    attempts: int = 8
+    first_wait_s: float = 0.25
+    longest_wait_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a chunk or a part of it: accepted (status 204), or refused (a lone row, with the reason).
+
+    `ambiguous`: an earlier try of it may have been stored as well.
+    """
+
+    chunk: packing.Chunk
+    status: int
+    reason: str = ""
+    tries: int = 1
+    wire_bytes: int = 0
+    ambiguous: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the service took the rows."""
+        return self.status == 204
+
+
+@dataclass(slots=True)
+class Tally:
+    """Requests made by a sender, and their bytes before and after compression, failures included."""
+
+    requests: int = 0
+    body_bytes: int = 0
+    wire_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, body_bytes: int, wire_bytes: int) -> None:
+        """One more request; safe from several threads."""
+        with self._lock:
+            self.requests += 1
+            self.body_bytes += body_bytes
+            self.wire_bytes += wire_bytes
+
+
+@dataclass(slots=True)
+class Sender:
+    """Sends chunks of one stream to one destination, several at a time.
+
+    `on_sent` is called once per accepted or refused chunk, from worker threads, as soon as its fate is known.
+    `cancelled` is asked before every request; when it says yes, `send` raises Cancelled after those in flight have ended.
+    """
+
+    sink: Sink
+    stream: str
+    budget: Budget = field(default_factory=Budget)
+    limit: int = packing.BODY_LIMIT_BYTES
+    cancelled: Callable[[], bool] = lambda: False
+    sleep: Callable[[float], None] = time.sleep
+    tally: Tally = field(default_factory=Tally)
+
+    def send(self, lines: bytes, chunks: list[packing.Chunk], on_sent: Callable[[Sent], None]) -> None:
+        """Send every chunk of the NDJSON `lines`.
+
+        Raises TryAgain when the service cannot take a chunk now, Stop when no retry would help, Cancelled; chunks whose fate became known
+        before that have been reported through `on_sent`, so calling again with the rest loses and repeats nothing that is known.
+        """
+        failure: Exception | None = None
+        with ThreadPoolExecutor(self.budget.in_flight, "upload") as pool:
+            waiting = list(reversed(chunks))
+            running = {
+                pool.submit(self._chunk, lines, waiting.pop(), on_sent)
+                for _ in range(min(self.budget.in_flight, len(waiting)))
+            }
+            while running:
+                ended = wait(running, return_when=FIRST_COMPLETED).done.pop()
+                running.discard(ended)
+                try:
+                    ended.result()
+                except (TryAgain, Stop) as error:
+                    # Stop outranks TryAgain: waiting would only hide what has to be changed.
+                    failure = error if failure is None or isinstance(error, Stop) else failure
+                if failure is None and waiting:
+                    running.add(pool.submit(self._chunk, lines, waiting.pop(), on_sent))
+        if failure is not None:
+            raise failure
+
+    def _chunk(self, lines: bytes, chunk: packing.Chunk, on_sent: Callable[[Sent], None]) -> None:
+        pending = [(chunk, False)]
+        while pending:
+            part, ambiguous = pending.pop(0)
+            sent = self._part(lines, part, ambiguous)
+            if sent.accepted or part.rows == 1:
+                on_sent(sent)
+            else:
+                pending = [(half, sent.ambiguous) for half in packing.halve(lines, part)] + pending
+
+    def _part(self, lines: bytes, part: packing.Chunk, ambiguous: bool) -> Sent:
+        body = packing.body(lines, part)
+        wire = packing.compress(body)
+        answer = Answer(0)
+        unauthorised = 0
+        for tries in range(1, self.budget.attempts + 1):
+            if self.cancelled():
+                raise Cancelled("the run was cancelled")
+            self.tally.count(len(body), len(wire))
+            answer = self.sink.post(self.stream, wire)
+            if answer.status == 204:
+                return Sent(part, 204, "", tries, len(wire), ambiguous)
+            if answer.status in {400, 413}:
+                # A row may be at fault: halve, until it stands alone.
+                return Sent(
+                    part, answer.status, f"{answer.status} from the DCR: {answer.message}", tries, len(wire), ambiguous
+                )
+            unauthorised += answer.status == 401
+            if answer.status in {403, 404} or (answer.status == 401 and unauthorised > 4):
+                raise Stop(f"{answer.status} from the DCR: {answer.message}", REMEDIES[answer.status])
+            if answer.status not in {-1, 0, 401, 429, *AMBIGUOUS_STATUSES}:
+                raise Stop(
+                    f"{answer.status} from the DCR: {answer.message}", "this answer is not expected; see its message"
+                )
+            ambiguous = ambiguous or answer.status == 0 or answer.status in AMBIGUOUS_STATUSES
+            pause = answer.retry_after_s if answer.retry_after_s is not None else self._backoff(tries)
+            if pause > self.budget.longest_wait_s:
+                raise TryAgain(f"the DCR asks for {pause:.0f} s", pause)
+            if tries < self.budget.attempts:
+                self.sleep(pause)
+        raise TryAgain(f"the DCR answered {_named(answer)} {self.budget.attempts} times", answer.retry_after_s or 0.0)
+
+    def _backoff(self, tries: int) -> float:
+        ceiling = min(self.budget.longest_wait_s, self.budget.first_wait_s * 2.0 ** (tries - 1))
+        return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, decides nothing
+
+
+def _named(answer: Answer) -> str:
+    return f"{answer.status} ({answer.message})" if answer.status > 0 else answer.message

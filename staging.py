@@ -1,0 +1,272 @@
+"""Blobs of the pipeline: raw and row segments, rejects, packs, receipts, manifests, the watermark.
+
+Invariant: a blob's name follows from the request alone and its content is written once (`If-None-Match: *`): of two copies of an activity the first
+to finish wins, and the other returns what that one wrote, because the summary (counts, next cursor) travels in the blob's own metadata. Receipts
+are append blobs, so that two copies of an upload see each other's tries. The watermark is the only blob that is replaced, conditionally.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts import JsonDict, Stop, TryAgain
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+SUMMARY: Final = "summary"
+"""Metadata key that holds a blob's summary as ASCII JSON; Azure allows 8 KB of metadata per blob."""
+
+SUMMARY_LIMIT_BYTES: Final = 7_000
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Blob names of one run."""
+
+    source: str
+    run_id: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the run is below it."""
+        return f"runs/{self.source}/{self.run_id}/"
+
+    def raw(self, stream: str, lane: int, segment: int) -> str:
+        """A raw segment: records as received."""
+        return f"{self.prefix}raw/{stream}/{lane:03d}/{segment:06d}.parquet"
+
+    def rows(self, stream: str, lane: int, segment: int) -> str:
+        """A rows segment: the table's columns, and `_record`, the position of the record in the raw segment."""
+        return f"{self.prefix}rows/{stream}/{lane:03d}/{segment:06d}.parquet"
+
+    def rejects(self, stream: str, lane: int, segment: int) -> str:
+        """Records that could not become rows, with their reasons."""
+        return f"{self.prefix}rejects/{stream}/{lane:03d}/{segment:06d}.parquet"
+
+    def failed_pages(self, stream: str, lane: int, segment: int) -> str:
+        """Pages that could not be read, with their reasons."""
+        return f"{self.prefix}rejects/{stream}/{lane:03d}/{segment:06d}-pages.parquet"
+
+    def pack(self, stream: str, lane: int, first: int, last: int) -> str:
+        """Membership of a pack's chunks, written before the first send."""
+        return f"{self.prefix}packs/{stream}/{lane:03d}/{first:06d}-{last:06d}.json"
+
+    def receipts(self, stream: str, lane: int, first: int, last: int) -> str:
+        """What was tried and answered, chunk by chunk (JSON lines)."""
+        return f"{self.prefix}receipts/{stream}/{lane:03d}/{first:06d}-{last:06d}.jsonl"
+
+    def dead_letters(self, stream: str, lane: int, first: int, last: int) -> str:
+        """Rows that the destination refused, with the raw record and the reason."""
+        return f"{self.prefix}dead-letters/{stream}/{lane:03d}/{first:06d}-{last:06d}.parquet"
+
+    @property
+    def plan(self) -> str:
+        """What open_run decided."""
+        return f"{self.prefix}plan.json"
+
+    @property
+    def manifest(self) -> str:
+        """The ledger of the run, written when it is closed."""
+        return f"{self.prefix}manifest.json"
+
+    @property
+    def cancel(self) -> str:
+        """Present when somebody asked the run to stop."""
+        return f"{self.prefix}cancel.json"
+
+
+def watermark_name(source: str) -> str:
+    """The source's watermark: the last complete run and the time up to which it holds."""
+    return f"state/{source}/watermark.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One blob of a listing: its name, its size in bytes, its summary (empty when it has none)."""
+
+    name: str
+    bytes: int
+    summary: JsonDict
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Azure storage's exceptions as ours: an outage is TryAgain, a missing right or container is Stop with its remedy."""
+    from azure.core.exceptions import (
+        AzureError,
+        ClientAuthenticationError,
+        HttpResponseError,
+        ResourceExistsError,
+        ResourceModifiedError,
+        ResourceNotFoundError,
+    )
+
+    try:
+        yield
+    except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+        raise
+    except ClientAuthenticationError as error:
+        raise Stop(
+            f"blob storage refuses to {what} ({getattr(error, 'error_code', None) or type(error).__name__})",
+            "give the identity Storage Blob Data Contributor on the storage account; a new assignment takes some minutes",
+        ) from error
+    except HttpResponseError as error:
+        status = error.status_code or 0
+        if status in {408, 409, 412, 429} or status >= 500:
+            raise TryAgain(f"blob storage answered {status} to {what}") from error
+        raise Stop(
+            f"blob storage answered {status} to {what}",
+            "check the account's network rules, and Storage Blob Data Contributor on it",
+        ) from error
+    except AzureError as error:
+        raise TryAgain(f"blob storage cannot be reached to {what} ({type(error).__name__})") from error
+
+
+class Staging:
+    """The container that a pipeline stages in. Every method may be called twice, at once, and after a crash."""
+
+    def __init__(self, container: ContainerClient) -> None:
+        self._container = container
+
+    def ensure(self) -> None:
+        """Create the container when it is not there."""
+        from azure.core.exceptions import ResourceExistsError
+
+        with storage_errors("create the container"):
+            try:
+                self._container.create_container()
+            except ResourceExistsError:
+                return
+
+    def create(self, name: str, content: bytes, summary: JsonDict) -> JsonDict:
+        """Write the blob unless it exists; the summary of the blob that is there afterwards (ours, or the winner's)."""
+        from azure.core.exceptions import ResourceExistsError
+
+        packed = json.dumps(summary, separators=(",", ":"))
+        if len(packed) > SUMMARY_LIMIT_BYTES:
+            raise Stop(
+                f"the summary of {name!r} has {len(packed)} bytes", "lower EXPORT_SEGMENT_BYTES; please report it"
+            )
+        with storage_errors(f"write {name}"):
+            try:
+                self._container.upload_blob(name, content, overwrite=False, metadata={SUMMARY: packed})
+            except ResourceExistsError:
+                return self.summary(name) or summary
+        return summary
+
+    def summary(self, name: str) -> JsonDict | None:
+        """The summary of a blob, or None when there is no such blob."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with storage_errors(f"look at {name}"):
+            try:
+                metadata = self._container.get_blob_client(name).get_blob_properties().metadata
+            except ResourceNotFoundError:
+                return None
+        found: JsonDict = json.loads(metadata[SUMMARY]) if SUMMARY in metadata else {}
+        return found
+
+    def read(self, name: str) -> bytes:
+        """The blob's content. Raises Stop when it is not there: a segment is only asked for after it was staged."""
+        content = self.find(name)
+        if content is None:
+            raise Stop(
+                f"{name!r} is not in the staging container",
+                "was it deleted while the run was going on? a lifecycle rule must keep staged data for as long as a run may last",
+            )
+        return content
+
+    def find(self, name: str) -> bytes | None:
+        """The blob's content, or None when there is no such blob."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with storage_errors(f"read {name}"):
+            try:
+                return self._container.download_blob(name).readall()
+            except ResourceNotFoundError:
+                return None
+
+    def find_json(self, name: str) -> JsonDict | None:
+        """The blob's content as JSON, or None when there is no such blob."""
+        content = self.find(name)
+        return None if content is None else json.loads(content)
+
+    def exists(self, name: str) -> bool:
+        """Whether the blob is there."""
+        with storage_errors(f"look at {name}"):
+            return self._container.get_blob_client(name).exists()
+
+    def put_json(self, name: str, value: JsonDict) -> None:
+        """Write or replace a small JSON blob."""
+        with storage_errors(f"write {name}"):
+            self._container.upload_blob(name, json.dumps(value, indent=1).encode(), overwrite=True)
+
+    def swap_json(self, name: str, change: Callable[[JsonDict | None], JsonDict | None]) -> JsonDict | None:
+        """Replace a JSON blob by `change(current)`, only if nobody replaced it meanwhile (ETag); None from `change` leaves it.
+
+        Returns what stands afterwards. Raises TryAgain when somebody else was faster: read again, then decide again.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+
+        blob = self._container.get_blob_client(name)
+        with storage_errors(f"replace {name}"):
+            current: JsonDict | None = None
+            condition: dict[str, Any] = {"overwrite": False}
+            try:
+                download = blob.download_blob()
+                condition = {
+                    "overwrite": True,
+                    "etag": download.properties.etag,
+                    "match_condition": MatchConditions.IfNotModified,
+                }
+                current = json.loads(download.readall())
+            except ResourceNotFoundError:
+                pass
+            wanted = change(current)
+            if wanted is None:
+                return current
+            try:
+                blob.upload_blob(json.dumps(wanted, indent=1).encode(), **condition)
+            except (ResourceExistsError, ResourceModifiedError) as error:
+                raise TryAgain(f"{name} was replaced by another run meanwhile") from error
+            return wanted
+
+    def append(self, name: str, lines: list[JsonDict]) -> None:
+        """Append JSON lines to a log blob, creating it when it is not there; one append is atomic."""
+        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+
+        blob = self._container.get_blob_client(name)
+        content = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+        with storage_errors(f"append to {name}"):
+            try:
+                blob.append_block(content)
+            except ResourceNotFoundError:
+                try:
+                    blob.create_append_blob(if_none_match="*")
+                except ResourceExistsError:
+                    pass
+                blob.append_block(content)
+
+    def log(self, name: str) -> list[JsonDict]:
+        """The lines of a log blob, in order; none when there is no such blob."""
+        return [json.loads(line) for line in (self.find(name) or b"").splitlines()]
+
+    def describe(self, name: str, summary: JsonDict) -> None:
+        """Attach a summary to a log blob, when it is complete."""
+        with storage_errors(f"describe {name}"):
+            self._container.get_blob_client(name).set_blob_metadata(
+                {SUMMARY: json.dumps(summary, separators=(",", ":"))}
+            )
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """The blobs below a prefix, in the order of their names, with their summaries."""
+        with storage_errors(f"list {prefix}"):
+            for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"]):
+                metadata = blob.metadata or {}
+                yield Listed(blob.name, blob.size, json.loads(metadata[SUMMARY]) if SUMMARY in metadata else {})
