@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -247,10 +247,8 @@ class Staging:
             try:
                 blob.append_block(content)
             except ResourceNotFoundError:
-                try:
+                with suppress(ResourceExistsError):
                     blob.create_append_blob(if_none_match="*")
-                except ResourceExistsError:
-                    pass
                 blob.append_block(content)
 
     def log(self, name: str) -> list[JsonDict]:

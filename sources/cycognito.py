@@ -1,0 +1,33 @@
+"""CyCognito: an external attack surface. Domains, web applications, IP ranges and issues, by page number.
+
+`offset` is the number of a page, not of a record (recorded traffic), a page is a bare array, and the end is an empty page. The key goes into
+Authorization without a scheme. The vendor documents no rate limit, so a stream is one lane and the streams run side by side.
+"""
+
+from __future__ import annotations
+
+from sources.authentication import Headers
+from sources.model import Source, Stream
+from sources.paging import PageNumber
+
+PAGE_SIZE = 500
+
+
+def _pages(path: str) -> PageNumber:
+    return PageNumber(path, PAGE_SIZE, method="POST", page_parameter="offset", size_parameter="count", json=[])
+
+
+SOURCE = Source(
+    name="cycognito",
+    vendor="CyCognito",
+    product="CyCognito",
+    default_url="https://api.platform.cycognito.com",
+    secrets=("api_key",),
+    authentication=Headers({"Authorization": "{api_key}"}),
+    streams=(
+        Stream("domains", "CAASM_Assets_CL", _pages("/v1/assets/domain")),
+        Stream("web_apps", "CAASM_Assets_CL", _pages("/v1/assets/webapp")),
+        Stream("ip_ranges", "CAASM_Assets_CL", _pages("/v1/assets/iprange")),
+        Stream("issues", "CAASM_Findings_CL", _pages("/v1/issues")),
+    ),
+)

@@ -1,0 +1,284 @@
+"""The paging kinds: page number, offset with a total, export job with a growing list of chunks.
+
+Invariant: pure functions; a cursor is a small JSON value that says all that is needed to go on, and no kind believes what real products were seen
+to break: the page size that was asked for, the total, a short page as an end, a page parameter that is honoured (reference/sources.md §9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from contracts import JsonDict
+from sources.model import Done, Fetch, Parsed, Request, Start, UnreadablePageError, Wait
+
+_RECORDS = msgspec.json.Decoder(list[msgspec.Raw])
+_ENVELOPE = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _describe(body: bytes) -> str:
+    start = body[:80].lstrip().decode("utf-8", "replace")
+    return f"{len(body)} bytes that begin with {start!r}" if start else "an empty body"
+
+
+def records_of(body: bytes, key: str | None = None) -> Sequence[msgspec.Raw]:
+    """The records of a page, undecoded: the body itself, or the array under `key` of its envelope. An empty body or null is no record."""
+    if not body.strip() or body.strip() == b"null":
+        return ()
+    try:
+        if key is None:
+            return _RECORDS.decode(body)
+        envelope = _ENVELOPE.decode(body)
+        if key not in envelope:
+            raise UnreadablePageError(f"the page has no {key!r}: {_describe(body)}", body)
+        return _RECORDS.decode(envelope[key])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadablePageError(
+            f"the page is not the JSON it should be ({error}): {_describe(body)}", body
+        ) from error
+
+
+def _integer(body: bytes, key: str) -> int | None:
+    try:
+        value = msgspec.json.decode(_ENVELOPE.decode(body)[key])
+    except (msgspec.DecodeError, KeyError):
+        return None
+    return value if isinstance(value, int) else None
+
+
+def _same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) -> str:
+    """The page's digest; raises when the page before had the very same bytes, which is how an ignored page parameter looks."""
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    if records and cursor.get("last") == digest:
+        raise UnreadablePageError(
+            "the source gave the very bytes of the page before: it does not follow the page parameter", body
+        )
+    return digest
+
+
+@dataclass(frozen=True, slots=True)
+class PageNumber:
+    """Pages by number, with no total: lane k of n takes the pages k, k+n, k+2n …, each until its own first empty page."""
+
+    path: str
+    size: int
+    method: str = "GET"
+    page_parameter: str = "page"
+    size_parameter: str = "per_page"
+    first: int = 0
+    records_key: str | None = None
+    json: object = None
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    def _request(self, page: int, size: int) -> Request:
+        query = {**self.query, self.size_parameter: str(size), self.page_parameter: str(page)}
+        return Request(self.method, self.path, query, self.json)
+
+    def probe(self, lanes: int) -> Request | None:  # noqa: ARG002 - the protocol's
+        """Strides need no total."""
+        return None
+
+    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
+        """Strided lanes: they need no total and no page size to be believed."""
+        return Start([{"page": self.first + lane, "step": lanes} for lane in range(lanes)])
+
+    def step(self, cursor: JsonDict) -> Fetch | Wait | Done:
+        """The next page of the lane's stride, until one was empty."""
+        if cursor.get("ended"):
+            return Done()
+        return Fetch(self._request(cursor["page"], self.size), cursor["page"])
+
+    def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:  # noqa: ARG002 - the protocol's
+        """A short page is no end: only an empty one is."""
+        records = records_of(body, self.records_key)
+        digest = _same_again(cursor, body, records)
+        following = {"page": cursor["page"] + cursor["step"], "step": cursor["step"], "last": digest}
+        return Parsed(records, following if records else {**cursor, "ended": True})
+
+    def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
+        """Page numbers do not depend on what a page held; two unreadable pages in a row end the lane, which would walk on for ever."""
+        if cursor.get("skipped", 0) >= 2:
+            return None
+        return {
+            "page": cursor["page"] + cursor["step"],
+            "step": cursor["step"],
+            "skipped": cursor.get("skipped", 0) + 1,
+        }
+
+    def close(self, cursor: JsonDict) -> Request | None:  # noqa: ARG002 - the protocol's
+        """Nothing to close."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetLimit:
+    """Offset and limit with a total: each lane walks a range of offsets by what it really got; the last lane goes on to an empty page."""
+
+    path: str
+    size: int
+    records_key: str
+    total_key: str
+    limit_parameter: str = "limit"
+    offset_parameter: str = "offset"
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    def _request(self, offset: int, limit: int) -> Request:
+        query = {**self.query, self.limit_parameter: str(limit), self.offset_parameter: str(offset)}
+        return Request("GET", self.path, query)
+
+    def probe(self, lanes: int) -> Request | None:
+        """The first record, for the total; a single lane needs none."""
+        return self._request(0, 1) if lanes > 1 else None
+
+    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
+        """Ranges of equal length, whole pages each; the last is open, so that a total that is too small loses nothing."""
+        if probe is None:
+            return Start([{"offset": 0, "end": None}])
+        records_of(probe, self.records_key)
+        total = _integer(probe, self.total_key)
+        pages = -(-(total or 0) // self.size)
+        lanes = max(1, min(lanes, pages))
+        share = -(-pages // lanes) * self.size
+        starts = [lane * share for lane in range(lanes)]
+        return Start([{"offset": at, "end": at + share if at != starts[-1] else None} for at in starts], total)
+
+    def _limit(self, cursor: JsonDict) -> int:
+        return self.size if cursor["end"] is None else min(self.size, cursor["end"] - cursor["offset"])
+
+    def step(self, cursor: JsonDict) -> Fetch | Wait | Done:
+        """The next offset of the range."""
+        if cursor.get("ended") or (cursor["end"] is not None and cursor["offset"] >= cursor["end"]):
+            return Done()
+        return Fetch(self._request(cursor["offset"], self._limit(cursor)), cursor["offset"])
+
+    def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:  # noqa: ARG002 - the protocol's
+        """The offset moves by the records received, never by the limit that was asked for: servers cap it silently."""
+        records = records_of(body, self.records_key)
+        total = _integer(body, self.total_key)
+        digest = _same_again(cursor, body, records)
+        following = {"offset": cursor["offset"] + len(records), "end": cursor["end"], "last": digest}
+        return Parsed(records, following if records else {**cursor, "ended": True}, total)
+
+    def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
+        """Behind the records that the page should have held; the ledger names the page, and the run is not complete."""
+        if cursor.get("skipped", 0) >= 2:
+            return None
+        return {
+            "offset": cursor["offset"] + self._limit(cursor),
+            "end": cursor["end"],
+            "skipped": cursor.get("skipped", 0) + 1,
+        }
+
+    def close(self, cursor: JsonDict) -> Request | None:  # noqa: ARG002 - the protocol's
+        """Nothing to close."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """An export job: create it (or adopt the one that runs), poll its growing list of chunks, fetch each chunk once.
+
+    `since_filter`: the filter that takes a Unix time in seconds, for deltas. Chunks done are kept as ranges, so that a cursor stays small.
+    """
+
+    path: str
+    body: Mapping[str, object]
+    filters: Mapping[str, object] = field(default_factory=dict)
+    since_filter: str | None = None
+    poll_s: float = 2.0
+    id_key: str = "export_uuid"
+    adopt_key: str = "active_job_id"
+
+    def probe(self, lanes: int) -> Request | None:  # noqa: ARG002 - the protocol's
+        """A job is one lane."""
+        return None
+
+    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
+        """One lane: the product asks not to be read by several at once, and a job's chunks are one list."""
+        return Start([{"since": since}])
+
+    def step(self, cursor: JsonDict) -> Fetch | Wait | Done:
+        """Create, or the lowest chunk known and not done, or poll."""
+        job = cursor.get("job")
+        if job is None:
+            filters = dict(self.filters)
+            if cursor.get("since") and self.since_filter:
+                filters[self.since_filter] = int(datetime.fromisoformat(cursor["since"]).timestamp())
+            body = {**self.body, **({"filters": filters} if filters else {})}
+            return Fetch(Request("POST", self.path, json=body, accept=(409,)), None)
+        if cursor.get("todo"):
+            chunk = cursor["todo"][0]
+            return Fetch(Request("GET", f"{self.path}/{job}/chunks/{chunk}"), chunk)
+        if cursor.get("state") == "FINISHED":
+            return Done()
+        if cursor.get("state") in {"ERROR", "CANCELLED"}:
+            return Done(f"the export job {job} ended as {cursor['state']} after {count(cursor.get('done', []))} chunks")
+        if cursor.get("polled"):
+            return Wait(self.poll_s)
+        return Fetch(Request("GET", f"{self.path}/{job}/status"), None)
+
+    def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:
+        """An answer of any of the three requests."""
+        if fetch.page is not None:
+            records = records_of(body)
+            return Parsed(records, self._did(cursor, fetch.page))
+        try:
+            answer = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            if cursor.get("job") is None:
+                key = self.adopt_key if status == 409 else self.id_key
+                return Parsed((), {**cursor, "job": msgspec.json.decode(answer[key], type=str)})
+            state = msgspec.json.decode(answer["status"], type=str).upper()
+            available = msgspec.json.decode(answer.get("chunks_available", b"[]"), type=list[int])
+            failed = msgspec.json.decode(answer.get("chunks_failed", b"[]"), type=list[int])
+        except (msgspec.DecodeError, KeyError) as error:
+            raise UnreadablePageError(
+                f"the export job's answer is not what it should be: {_describe(body)}", body
+            ) from error
+        done = cursor.get("done", [])
+        todo = sorted(chunk for chunk in {*available, *failed} if not within(done, chunk))
+        return Parsed((), {**cursor, "state": state, "todo": todo, "polled": not todo})
+
+    def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:
+        """Chunks do not depend on each other."""
+        return None if fetch.page is None else self._did(cursor, fetch.page)
+
+    def close(self, cursor: JsonDict) -> Request | None:
+        """Cancel the job, so that the product's limit of running exports is not used up."""
+        if cursor.get("job") is None or cursor.get("state") in {"FINISHED", "ERROR", "CANCELLED"}:
+            return None
+        return Request("POST", f"{self.path}/{cursor['job']}/cancel")
+
+    @staticmethod
+    def _did(cursor: JsonDict, chunk: int) -> JsonDict:
+        todo = [other for other in cursor["todo"] if other != chunk]
+        return {**cursor, "todo": todo, "done": joined(cursor.get("done", []), chunk), "polled": False}
+
+
+def resting(cursor: JsonDict) -> JsonDict:
+    """The cursor as it is kept between two activities: without what the next one asks the product for again."""
+    return {key: value for key, value in cursor.items() if key not in {"todo", "polled"}}
+
+
+def within(ranges: list[list[int]], number: int) -> bool:
+    """Whether the number is in one of the ranges, both ends included."""
+    return any(low <= number <= high for low, high in ranges)
+
+
+def count(ranges: list[list[int]]) -> int:
+    """How many numbers the ranges hold."""
+    return sum(high - low + 1 for low, high in ranges)
+
+
+def joined(ranges: list[list[int]], number: int) -> list[list[int]]:
+    """The ranges with one more number, neighbours merged, in order."""
+    merged: list[list[int]] = []
+    for low, high in sorted([*ranges, [number, number]]):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], high)
+        else:
+            merged.append([low, high])
+    return merged

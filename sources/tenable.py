@@ -1,0 +1,42 @@
+"""Tenable Vulnerability Management: assets and vulnerabilities through export jobs with a growing list of chunks.
+
+A job that runs already is adopted (409 names it). Fixed findings only come when `state` asks for them. A chunk may be empty or null. Deltas
+use the exports' own filters; Tenable asks not to be read by several at once, so a job is one lane.
+"""
+
+from __future__ import annotations
+
+from sources.authentication import Headers
+from sources.model import Source, Stream
+from sources.paging import ExportJob
+
+ASSETS_PER_CHUNK = 1000
+ASSETS_PER_VULNERABILITY_CHUNK = 500
+
+SOURCE = Source(
+    name="tenable",
+    vendor="Tenable",
+    product="Tenable Vulnerability Management",
+    default_url="https://cloud.tenable.com",
+    secrets=("access_key", "secret_key"),
+    authentication=Headers({"X-ApiKeys": "accessKey={access_key};secretKey={secret_key}"}),
+    streams=(
+        Stream(
+            "assets",
+            "CAASM_Assets_CL",
+            ExportJob("/assets/export", {"chunk_size": ASSETS_PER_CHUNK}, since_filter="updated_at"),
+            changed_since=True,
+        ),
+        Stream(
+            "vulnerabilities",
+            "CAASM_Findings_CL",
+            ExportJob(
+                "/vulns/export",
+                {"num_assets": ASSETS_PER_VULNERABILITY_CHUNK, "include_unlicensed": True},
+                filters={"state": ["open", "reopened", "fixed"]},
+                since_filter="since",
+            ),
+            changed_since=True,
+        ),
+    ),
+)
