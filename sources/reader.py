@@ -204,26 +204,30 @@ class Reader:
             body = json.dumps(request.json, separators=(",", ":")).encode()
             headers = headers | {"Content-Type": "application/json"}
         timeout = urllib3.Timeout(connect=min(10.0, self.patience.timeout_s), read=self.patience.timeout_s)
-        answer = self.pool.request(
-            request.method,
-            url,
-            headers=headers,
-            body=body,
-            timeout=timeout,
-            redirect=False,
-            retries=False,
-            preload_content=False,
-        )
         try:
-            content = answer.read(self.patience.page_limit_bytes + 1, decode_content=True)
-            if len(content) > self.patience.page_limit_bytes:
-                raise Stop(
-                    f"{request.path} answered with more than {self.patience.page_limit_bytes} bytes",
-                    "lower the source's page size",
-                )
-        finally:
-            answer.release_conn() if answer.length_remaining in {0, None} else answer.close()
+            answer = self.pool.request(
+                request.method, url, headers=headers, body=body, timeout=timeout, redirect=False, preload_content=False
+            )
+            content = self._content(answer, request)
+        except urllib3.exceptions.NameResolutionError as error:
+            raise _NoSuchHostError(f"{self.source.name}: no such host: {urlsplit(self.url).hostname!r}") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            what = f"{request.method} {request.path}: {_kind(error)}"
+            raise _UnreachableError(f"{self.source.name} cannot be reached ({what})") from error
         return answer.status, answer.headers, content
+
+    def _content(self, answer: urllib3.BaseHTTPResponse, request: Request) -> bytes:
+        limit = self.patience.page_limit_bytes
+        try:
+            content = answer.read(limit + 1, decode_content=True)
+        except BaseException:
+            answer.close()
+            raise
+        if len(content) > limit:
+            answer.close()
+            raise Stop(f"{request.path} answered with more than {limit} bytes", "lower the source's page size")
+        answer.release_conn()
+        return content
 
     def _login(self) -> dict[str, str]:
         with self._lock:
