@@ -1,0 +1,86 @@
+"""python -m local.durable APP_DIR: run a function app on loopback.
+
+Prints one JSON line {"url": …, "pid": …} on stdout when it is ready and logs to stderr. SIGTERM, SIGINT or, with --with-parent, the
+parent's death end it within about two seconds: it stops accepting work, gives running activities one second, and leaves
+without them. That loses nothing that Azure would keep: an activity without a recorded result runs again on the journal, and a
+thread that is inside a request cannot be stopped any other way.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+
+from local.durable.functions import AppNotIndexedError
+from local.durable.host import Host
+from local.durable.server import listen, serve
+
+GRACE_S = 1.0
+log = logging.getLogger("local.durable")
+
+
+def parsed_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m local.durable", description="Run a Durable Functions app locally.")
+    parser.add_argument("app_dir", type=Path, help="folder of function_app.py and host.json")
+    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one (default)")
+    parser.add_argument("--journal", type=Path, help="SQLite file that keeps instances across restarts")
+    parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
+    return parser.parse_args()
+
+
+async def run(host: Host, listening: socket.socket, *, with_parent: bool) -> None:
+    """Serve `host` until a signal or the parent's death."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    runner = await serve(host, listening)
+    for function in host.app.functions.values():
+        log.info("%s %s", function.kind, function.name)
+    print(json.dumps({"url": f"http://127.0.0.1:{host.port}", "pid": os.getpid()}), flush=True)
+    parent = os.getppid()
+    while not stopped.is_set() and (not with_parent or os.getppid() == parent):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), 1 if with_parent else None)
+    log.info("stopping")
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(runner.cleanup(), GRACE_S / 2)
+    closing = threading.Thread(target=host.close, daemon=True)
+    closing.start()
+    await asyncio.to_thread(closing.join, GRACE_S)
+
+
+def main() -> int:
+    """Run until told to stop; 0, or 2 when the app cannot be indexed or the port or journal cannot be opened."""
+    options = parsed_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("durabletask").setLevel(logging.WARNING)  # it logs every call
+    journal = options.journal.resolve() if options.journal else None
+    try:
+        app_dir = options.app_dir.resolve(strict=True)
+        os.chdir(app_dir)  # before the journal resumes what runs in it
+        listening = listen(options.port)
+        host = Host(app_dir, journal=journal, port=listening.getsockname()[1])
+    except AppNotIndexedError as error:
+        log.error("%s", error, exc_info=error.__cause__)  # noqa: TRY400  # the app's own traceback, not this one
+        return 2
+    except (OSError, sqlite3.Error) as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400  # the message says it all
+        return 2
+    asyncio.run(run(host, listening, with_parent=options.with_parent))
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # the interpreter would wait for activity threads, for as long as they take
