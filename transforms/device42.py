@@ -1,0 +1,152 @@
+"""Device42's devices as rows: hardware, virtual machines, clusters, with what custom fields say about owners, criticality and coverage.
+
+Custom fields are {key, value} pairs that every customer names differently; a field is read when its name says what it is, and every one with a
+value is kept in CustomFields.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from sentinel.tables import ASSETS
+from transforms import coverage, values
+from transforms.decode import RECORD, Fields
+from transforms.rows import Transform
+
+_TYPES = {
+    "physical": "Computer",
+    "blade": "Computer",
+    "virtual": "Virtual Machine",
+    "cluster": "Cluster",
+    "mobile": "Mobile Device",
+}
+
+_CLOUDS = {
+    "amazon ec2 instance": "AWS",
+    "azure cloud service": "Azure",
+    "azure virtual machine": "Azure",
+    "google cloud instance": "GCP",
+    "google compute engine": "GCP",
+    "digitalocean instance": "DigitalOcean",
+}
+
+_EXPOSED = r"^(?i:internet[ _-]?facing|public[ _-]?facing|externally exposed|external|dmz)$"
+
+_DEVICE: Fields = {
+    "id": int,
+    "device_id": int,
+    "name": str,
+    "type": str,
+    "device_sub_type": str,
+    "virtual_subtype": str,
+    "is_it_switch": str,
+    "in_service": bool,
+    "service_level": str,
+    "customer": str,
+    "os": str,
+    "osver": str,
+    "osverno": str,
+    "aliases": [str],
+    "tags": [str],
+    "ip_addresses": [{"ip": str, "subnet": str, "macaddress": str}],
+    "mac_addresses": [{"mac": str}],
+    "custom_fields": [{"key": str, "value": str}],
+    "serial_no": str,
+    "uuid": str,
+    "manufacturer": str,
+    "hw_model": str,
+    "building": str,
+    "room": str,
+    "rack": str,
+    "category": str,
+    "notes": str,
+    "last_updated": str,
+}
+
+
+def _custom(pattern: str) -> pl.Expr:
+    """The value of the first custom field with a value whose name matches (lower case)."""
+    key = pl.element().struct.field("key").str.to_lowercase().str.strip_chars()
+    value = values.text(pl.element().struct.field("value"))
+    return (
+        pl.col("custom_fields").list.eval(pl.when(key.str.contains(pattern)).then(value)).list.drop_nulls().list.first()
+    )
+
+
+def _yes_in(column: str, pattern: str) -> pl.Expr:
+    return pl.col(column).list.eval(pl.element().str.strip_chars().str.contains(pattern)).list.any()
+
+
+def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Devices, one row each."""
+    identifier = pl.coalesce(pl.col("id"), pl.col("device_id")).cast(pl.String)
+    label = values.text(pl.col("name"))
+    addresses = pl.col("ip_addresses").list.eval(values.text(pl.element().struct.field("ip")))
+    macs = pl.col("mac_addresses").list.eval(values.mac(pl.element().struct.field("mac")))
+    address_macs = pl.col("ip_addresses").list.eval(values.mac(pl.element().struct.field("macaddress")))
+    every_mac = values.joined(macs, address_macs)
+    owner = _custom(r"^(?:owner|owner name|asset owner|system owner|technical owner)$")
+    environment = pl.coalesce(_custom(r"^(?:env|environment)$"), values.text(pl.col("service_level")))
+    criticality = _custom(r"criticality|^tier$")
+    exposed = _custom(r"^internet[ _-]?facing$").str.to_lowercase()
+    network = pl.col("is_it_switch").str.to_lowercase() == "yes"
+    names = pl.concat_list(label, pl.coalesce(pl.col("aliases"), pl.lit([], pl.List(pl.String))))
+    fields = pl.element().struct.field("key"), values.text(pl.element().struct.field("value"))
+    return frame.select(
+        RECORD,
+        EntityOriginalId=identifier,
+        AssetId=pl.concat_str(pl.lit("device42:"), identifier),
+        AssetName=label,
+        AssetType=pl.when(network)
+        .then(pl.lit("Network Device"))
+        .otherwise(values.mapped(pl.col("type"), _TYPES, "Other").fill_null("Other")),
+        AssetOriginalType=pl.concat_str(
+            pl.col("type"),
+            pl.coalesce(pl.col("virtual_subtype"), pl.col("device_sub_type")),
+            separator="/",
+            ignore_nulls=True,
+        ),
+        AssetStatus=pl.when(pl.col("in_service"))
+        .then(pl.lit("in service"))
+        .when(~pl.col("in_service"))
+        .then(pl.lit("out of service")),
+        DvcHostname=values.hostname(label),
+        DvcDomain=values.domain(label),
+        DvcFQDN=values.fqdn(label),
+        Hostnames=values.distinct(names.list.drop_nulls()),
+        Fqdns=values.distinct(names.list.eval(values.fqdn(pl.element())).list.drop_nulls()),
+        DvcIpAddr=values.first(addresses),
+        IpAddresses=values.joined(addresses),
+        DvcMacAddr=every_mac.list.first(),
+        MacAddresses=every_mac,
+        Subnets=values.joined(pl.col("ip_addresses").list.eval(values.text(pl.element().struct.field("subnet")))),
+        DvcOs=values.text(pl.col("os")),
+        DvcOsVersion=pl.coalesce(values.text(pl.col("osver")), values.text(pl.col("osverno"))),
+        SerialNumber=values.text(pl.col("serial_no")),
+        HardwareUuid=values.text(pl.col("uuid")).str.to_lowercase(),
+        Manufacturer=values.text(pl.col("manufacturer")),
+        Model=values.text(pl.col("hw_model")),
+        CloudProvider=values.mapped(pl.col("virtual_subtype"), _CLOUDS, None),
+        OwnerName=owner.str.extract(r"^([^@]+)", 1),
+        OwnerUpnSuffix=owner.str.extract(r"^[^@\s]+@([^@\s]+)$", 1),
+        Owners=values.one(owner),
+        Organizations=values.one(values.text(pl.col("customer"))),
+        Criticality=values.criticality(criticality),
+        OriginalCriticality=criticality,
+        Environment=values.environment(environment),
+        OriginalEnvironment=environment,
+        Tags=values.joined(pl.col("tags")),
+        CustomFields=pl.col("custom_fields")
+        .list.eval(pl.when(fields[1].is_not_null()).then(pl.concat_str(fields[0], pl.lit("="), fields[1])))
+        .list.drop_nulls(),
+        **coverage.columns(pl.col("custom_fields")),
+        IsInternetFacing=pl.when(_yes_in("tags", _EXPOSED) | exposed.is_in(["yes", "true", "1"]))
+        .then(pl.lit(value=True))
+        .when(exposed.is_in(["no", "false", "0"]))
+        .then(pl.lit(value=False)),
+        Locations=values.one(values.text(pl.col("building")), values.text(pl.col("room")), values.text(pl.col("rack"))),
+        SourceUpdatedAt=values.instant(pl.col("last_updated")),
+    )
+
+
+TRANSFORMS = (Transform("device42", "devices", "Device42", "Device42", ASSETS, _DEVICE, devices),)

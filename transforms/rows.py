@@ -1,0 +1,173 @@
+"""Flattened records to exactly the columns and types of their table, and the rejects among them.
+
+Invariant: the result has the table's columns in the table's order and `_record` last; every decoded record is one row or one reject;
+no text is longer than the service's field limit, and a row whose text was cut says in which columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from sentinel.tables import FIELD_LIMIT_BYTES, ColumnType, Table
+from transforms.decode import RECORD, Decoded, Fields, Reject, decode
+
+TYPES: Final[dict[ColumnType, pl.DataType]] = {
+    "string": pl.String(),
+    "int": pl.Int32(),
+    "long": pl.Int64(),
+    "real": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "dynamic": pl.List(pl.String()),
+    "datetime": pl.Datetime("us", "UTC"),
+}
+"""DCR stream types as polars types."""
+
+Flatten = Callable[[pl.LazyFrame], pl.LazyFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """How a stream's records become rows of a table.
+
+    `fields`: what is decoded. `flatten`: decoded frame to a frame with the table's columns (those that it leaves out are null) and `_record`;
+    it must give EntityOriginalId, whose absence rejects the record, and the table's key.
+    """
+
+    source: str
+    stream: str
+    vendor: str
+    product: str
+    table: Table
+    fields: Fields
+    flatten: Flatten
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a run writes into every row: its id, its time (TimeGenerated), Snapshot or Changefeed."""
+
+    run_id: str
+    started_at: datetime
+    feed_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flattened:
+    """The rows, the rejects in record order, how many records took the lenient path, how many rows had a text cut."""
+
+    rows: pl.DataFrame
+    rejects: list[Reject]
+    lenient: int
+    truncated: int
+
+
+def schema(table: Table) -> dict[str, pl.DataType]:
+    """The polars schema of the table's rows."""
+    return {column.name: TYPES[column.type] for column in table.columns}
+
+
+def flatten(transform: Transform, records: pa.Array, envelope: Envelope, *, fast: bool = True) -> Flattened:
+    """Decode, flatten and conform the raw records of one segment. Pure: the same records and envelope give the same rows."""
+    decoded = decode(records, transform.fields, fast=fast)
+    frame = decoded.frame.lazy().pipe(transform.flatten).collect()
+    return conform(frame, transform, envelope, decoded)
+
+
+def conform(frame: pl.DataFrame, transform: Transform, envelope: Envelope, decoded: Decoded) -> Flattened:
+    """The flattened frame as the table's rows, with the rejects of both steps."""
+    table = transform.table
+    keyless = pl.col("EntityOriginalId").is_null() | pl.col(table.key).is_null()
+    rejects = [
+        *decoded.rejects,
+        *(Reject(at, "no identifier: the record cannot be told apart") for at in frame.filter(keyless)[RECORD]),
+    ]
+    constants = {
+        "TimeGenerated": pl.lit(envelope.started_at, TYPES["datetime"]),
+        "EntityFeedType": pl.lit(envelope.feed_type),
+        "EntitySnapshotId": pl.lit(envelope.run_id),
+        "EntityVendor": pl.lit(transform.vendor),
+        "EntityProduct": pl.lit(transform.product),
+        "SourceStream": pl.lit(transform.stream),
+    }
+    given = set(frame.columns)
+    unknown = given - set(table.names) - {RECORD}
+    assert not unknown, (
+        f"{transform.source}/{transform.stream} gives columns that {table.name} lacks: {sorted(unknown)}"
+    )
+    expressions = []
+    for name, kind in schema(table).items():
+        if name in constants:
+            expression = constants[name]
+        elif name == "EntityIsDeleted":
+            expression = pl.col(name).fill_null(value=False) if name in given else pl.lit(value=False)
+        elif name in given:
+            expression = _clean(pl.col(name).cast(kind, strict=False), kind)
+        else:
+            expression = pl.lit(None, kind)
+        expressions.append(expression.alias(name))
+    rows = frame.filter(~keyless).select(*expressions, RECORD)
+    rows, truncated = _cut(rows)
+    return Flattened(rows, sorted(rejects, key=lambda reject: reject.record), decoded.lenient, truncated)
+
+
+def _clean(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    if kind == pl.Float64:
+        # JSON has no NaN and no infinity.
+        return pl.when(column.is_finite()).then(column)
+    if isinstance(kind, pl.List):
+        kept = column.list.drop_nulls()
+        return pl.when(kept.list.len() > 0).then(kept)
+    return column
+
+
+def _cut(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Cut texts and lists that are over the field limit, and name their columns in FieldsTruncated; frames without such pass untouched."""
+    sizes = {
+        name: pl.col(name).str.len_bytes() if kind == pl.String else _list_bytes(name)
+        for name, kind in rows.schema.items()
+        if kind == pl.String or (isinstance(kind, pl.List) and name != "FieldsTruncated")
+    }
+    largest = rows.select(**{name: size.max() for name, size in sizes.items()}).row(0, named=True)
+    over = [name for name, size in largest.items() if size is not None and size > FIELD_LIMIT_BYTES]
+    if not over:
+        return rows, 0
+    flags = pl.concat_list(
+        [pl.when(sizes[name] > FIELD_LIMIT_BYTES).then(pl.lit(name)) for name in over]
+    ).list.drop_nulls()
+    cut = rows.with_columns(
+        FieldsTruncated=pl.when(flags.list.len() > 0).then(flags),
+        **{name: _shortened(rows, name, sizes[name]) for name in over},
+    )
+    return cut, cut["FieldsTruncated"].count()
+
+
+def _list_bytes(name: str) -> pl.Expr:
+    # Two quotes and a comma an element, two brackets.
+    return pl.col(name).list.eval(pl.element().str.len_bytes()).list.sum() + 3 * pl.col(name).list.len() + 2
+
+
+def _shortened(rows: pl.DataFrame, name: str, size: pl.Expr) -> pl.Expr:
+    shorten = _shorten_text if rows.schema[name] == pl.String else _shorten_list
+    long = pl.when(size > FIELD_LIMIT_BYTES).then(pl.col(name))
+    shortened = long.map_elements(shorten, return_dtype=rows.schema[name], skip_nulls=True)
+    return pl.when(size > FIELD_LIMIT_BYTES).then(shortened).otherwise(pl.col(name))
+
+
+def _shorten_text(value: str) -> str:
+    return value.encode()[:FIELD_LIMIT_BYTES].decode(errors="ignore")
+
+
+def _shorten_list(value: pl.Series) -> list[str]:
+    kept, size = [], 2
+    for element in value:
+        size += len(element.encode()) + 3
+        if size > FIELD_LIMIT_BYTES:
+            break
+        kept.append(element)
+    return kept

@@ -1,0 +1,111 @@
+"""Severity profiles: what a product's labels and numbers mean on the common five levels, as data, and the expressions that read them.
+
+Invariant: label first, then the product's own number scale, then CVSS bands; what none of them can read is Unknown, never a level by default, and
+the original text is always kept. The same number or word means opposite things in different products (reference/data.md §5), so a
+profile belongs to one product. CVSS bands: FIRST, CVSS v3.1 specification, §5 (qualitative severity rating scale).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from sentinel.tables import EVENT_SEVERITY
+
+WORDS: Mapping[str, str] = {
+    "critical": "Critical",
+    "high": "High",
+    "medium": "Medium",
+    "moderate": "Medium",
+    "low": "Low",
+    "info": "Informational",
+    "informational": "Informational",
+    "information": "Informational",
+    "none": "Informational",
+}
+"""Labels that every profile reads, lower case; a profile's own come first."""
+
+CVSS_BANDS: Sequence[tuple[float, str]] = (
+    (9.0, "Critical"),
+    (7.0, "High"),
+    (4.0, "Medium"),
+    (0.1, "Low"),
+    (0.0, "Informational"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A product's scale. `bands`: lower bounds of its number, highest first, or none when it has no number worth reading."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    bands: Sequence[tuple[float, str]] = ()
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Every label that the profile reads, lower case."""
+        return {**WORDS, **self.labels}
+
+
+CYCOGNITO = Profile(bands=((9.5, "Critical"), (7.75, "High"), (5.5, "Medium"), (0.1, "Low"), (0.0, "Informational")))
+"""Scores 0 to 10 with bands of their own: low 3-5, medium 6-7.5, high 8-9, critical 10 (2,119 recorded issues)."""
+
+TENABLE = Profile(
+    labels={"i": "High", "ii": "Medium", "iii": "Low"},
+    bands=((4.0, "Critical"), (3.0, "High"), (2.0, "Medium"), (1.0, "Low"), (0.0, "Informational")),
+)
+"""severity_id 0 to 4, 4 is critical; the risk factor None means no risk; stig_severity is a DISA STIG category."""
+
+
+def level_of_label(label: pl.Expr, profile: Profile) -> pl.Expr:
+    """The level that a label means, or null."""
+    return (
+        label.str.strip_chars().str.to_lowercase().replace_strict(profile.words, default=None, return_dtype=pl.String)
+    )
+
+
+def level_of_number(number: pl.Expr, bands: Sequence[tuple[float, str]]) -> pl.Expr:
+    """The level whose lower bound is the highest not above the number, or null."""
+    expression = pl.lit(None, pl.String)
+    for bound, level in reversed(bands):
+        expression = pl.when(number >= bound).then(pl.lit(level)).otherwise(expression)
+    return expression
+
+
+def columns(
+    profile: Profile, labels: Sequence[pl.Expr], number: pl.Expr | None = None, cvss: pl.Expr | None = None
+) -> dict[str, pl.Expr]:
+    """The four severity columns of a finding: Severity, EventSeverity, EventOriginalSeverity, SeverityBasis.
+
+    `labels` are tried in order; `number` is on the profile's scale; `cvss` is a base score.
+    """
+    none = pl.lit(None, pl.String)
+    by_label = [level_of_label(label, profile) for label in labels]
+    by_number = none if number is None else level_of_number(number, profile.bands)
+    by_cvss = none if cvss is None else level_of_number(cvss, CVSS_BANDS)
+    level = pl.coalesce(*by_label, by_number, by_cvss, pl.lit("Unknown"))
+    original = none
+    basis = pl.lit("none")
+    if cvss is not None:
+        original = pl.when(by_cvss.is_not_null()).then(cvss.cast(pl.String)).otherwise(original)
+        basis = pl.when(by_cvss.is_not_null()).then(pl.lit("cvss")).otherwise(basis)
+    if number is not None:
+        original = pl.when(by_number.is_not_null()).then(_shortest(number)).otherwise(original)
+        basis = pl.when(by_number.is_not_null()).then(pl.lit("number")).otherwise(basis)
+    for label, found in reversed(list(zip(labels, by_label, strict=True))):
+        original = pl.when(found.is_not_null()).then(label).otherwise(original)
+        basis = pl.when(found.is_not_null()).then(pl.lit("label")).otherwise(basis)
+    # What nothing could read is kept too.
+    unread = pl.coalesce(*labels, *([] if number is None else [_shortest(number)]))
+    return {
+        "Severity": level,
+        "EventSeverity": level.replace_strict(EVENT_SEVERITY, return_dtype=pl.String),
+        "EventOriginalSeverity": pl.coalesce(original, unread),
+        "SeverityBasis": basis,
+    }
+
+
+def _shortest(number: pl.Expr) -> pl.Expr:
+    return number.cast(pl.String).str.strip_suffix(".0")

@@ -1,0 +1,306 @@
+"""Tenable Vulnerability Management's records as rows: assets as the scanners see them, vulnerabilities as findings on them.
+
+Old exports give findings no identifier; what makes one unique is then the asset, the plugin, the port and the protocol. `acr_score` is the
+Asset Criticality Rating, 1 to 10: 9 and 10 are critical, 7 and 8 high, 4 to 6 medium, 1 to 3 low (Tenable, Lumin metrics).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from sentinel.tables import ASSETS, FINDINGS
+from transforms import severity, values
+from transforms.decode import RECORD, Fields
+from transforms.rows import Transform
+
+_CRITICALITY = ((9.0, "Critical"), (7.0, "High"), (4.0, "Medium"), (1.0, "Low"))
+
+_TOOLS = {
+    "nessus_agent": "Nessus Agent",
+    "nessus_scan": "Nessus",
+    "pvs": "Nessus Network Monitor",
+    "was": "Tenable Web App Scanning",
+}
+
+_ASSET: Fields = {
+    "id": str,
+    "has_agent": bool,
+    "has_plugin_results": bool,
+    "terminated_at": str,
+    "deleted_at": str,
+    "updated_at": str,
+    "first_seen": str,
+    "last_seen": str,
+    "azure_vm_id": str,
+    "azure_resource_id": str,
+    "gcp_project_id": str,
+    "gcp_zone": str,
+    "gcp_instance_id": str,
+    "aws_ec2_instance_id": str,
+    "aws_owner_id": str,
+    "aws_region": str,
+    "aws_availability_zone": str,
+    "aws_vpc_id": str,
+    "aws_ec2_name": str,
+    "agent_uuid": str,
+    "bios_uuid": str,
+    "network_name": str,
+    "mcafee_epo_agent_guid": str,
+    "symantec_ep_hardware_keys": [str],
+    "bigfix_asset_id": str,
+    "agent_names": [str],
+    "installed_software": [str],
+    "ipv4s": [str],
+    "ipv6s": [str],
+    "fqdns": [str],
+    "mac_addresses": [str],
+    "netbios_names": [str],
+    "operating_systems": [str],
+    "system_types": [str],
+    "hostnames": [str],
+    "sources": [{"name": str}],
+    "tags": [{"key": str, "value": str}],
+    "acr_score": float,
+    "exposure_score": float,
+}
+
+_VULNERABILITY: Fields = {
+    "finding_id": str,
+    "asset": {
+        "uuid": str,
+        "fqdn": str,
+        "hostname": str,
+        "netbios_name": str,
+        "ipv4": str,
+        "operating_system": [str],
+    },
+    "output": str,
+    "plugin": {
+        "id": int,
+        "name": str,
+        "family": str,
+        "synopsis": str,
+        "description": str,
+        "solution": str,
+        "risk_factor": str,
+        "cve": [str],
+        "cvss_base_score": float,
+        "cvss3_base_score": float,
+        "cvss_vector": {"raw": str},
+        "cvss3_vector": {"raw": str},
+        "vpr": {"score": float},
+        "exploit_available": bool,
+        "exploited_by_malware": bool,
+        "see_also": [str],
+        "xrefs": [{"type": str, "id": str}],
+    },
+    "port": {"port": int, "protocol": str},
+    "severity": str,
+    "severity_id": float,
+    "severity_modification_type": str,
+    "state": str,
+    "first_found": str,
+    "last_found": str,
+    "last_fixed": str,
+    "indexed": str,
+}
+
+
+def _asset_type(kinds: pl.Expr) -> pl.Expr:
+    return (
+        pl.when(kinds.str.contains(r"router|switch|firewall|load-balancer|wireless"))
+        .then(pl.lit("Network Device"))
+        .when(kinds.str.contains(r"instance|virtual"))
+        .then(pl.lit("Virtual Machine"))
+        .when(kinds.str.contains("mobile"))
+        .then(pl.lit("Mobile Device"))
+        .when(kinds.str.contains(r"embedded|printer|camera|scada|voip"))
+        .then(pl.lit("IOT Device"))
+        .when(kinds.str.contains(r"general-purpose|hypervisor"))
+        .then(pl.lit("Computer"))
+        .otherwise(pl.lit("Other"))
+    )
+
+
+def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Assets, one row each; those that Tenable says are deleted or terminated come with EntityIsDeleted."""
+    identifier = values.text(pl.col("id"))
+    host = pl.coalesce(values.first(pl.col(name)) for name in ("hostnames", "netbios_names", "agent_names"))
+    fqdns = pl.col("fqdns").list.eval(values.fqdn(pl.element())).list.drop_nulls()
+    addresses = values.joined(pl.col("ipv4s"), pl.col("ipv6s"))
+    macs = values.distinct(pl.col("mac_addresses").list.eval(values.mac(pl.element())).list.drop_nulls())
+    tool = values.mapped(pl.element().struct.field("name"), _TOOLS, None)
+    foreign_agent = values.text(pl.col("mcafee_epo_agent_guid")).is_not_null() | (
+        pl.col("symantec_ep_hardware_keys").list.len() > 0
+    )
+    tag = pl.concat_str(pl.element().struct.field("key"), pl.lit("="), pl.element().struct.field("value"))
+    azure = pl.coalesce(values.text(pl.col("azure_resource_id")), values.text(pl.col("azure_vm_id")))
+    aws, gcp = values.text(pl.col("aws_ec2_instance_id")), values.text(pl.col("gcp_instance_id"))
+    kinds = pl.col("system_types").list.drop_nulls().list.join(",").str.to_lowercase()
+    score = pl.col("acr_score")
+    gone = pl.col("deleted_at").is_not_null() | pl.col("terminated_at").is_not_null()
+    tagged = _tag_value(r"^(?:environment|env)$")
+    return frame.select(
+        RECORD,
+        EntityOriginalId=identifier,
+        EntityIsDeleted=gone,
+        AssetId=pl.concat_str(pl.lit("tenable:"), identifier),
+        AssetName=pl.coalesce(
+            fqdns.list.first(),
+            values.text(host),
+            values.text(pl.col("aws_ec2_name")),
+            addresses.list.first(),
+            identifier,
+        ),
+        AssetType=_asset_type(kinds),
+        AssetOriginalType=pl.when(kinds != "").then(kinds),
+        AssetStatus=pl.when(pl.col("deleted_at").is_not_null())
+        .then(pl.lit("deleted"))
+        .when(pl.col("terminated_at").is_not_null())
+        .then(pl.lit("terminated"))
+        .otherwise(pl.lit("active")),
+        DvcHostname=values.hostname(pl.coalesce(host, fqdns.list.first())),
+        DvcDomain=values.domain(fqdns.list.first()),
+        DvcFQDN=fqdns.list.first(),
+        Hostnames=values.joined(pl.col("hostnames"), pl.col("netbios_names"), pl.col("agent_names")),
+        Fqdns=values.distinct(fqdns),
+        DvcIpAddr=addresses.list.first(),
+        IpAddresses=addresses,
+        DvcMacAddr=macs.list.first(),
+        MacAddresses=macs,
+        DvcOs=values.first(pl.col("operating_systems")),
+        DvcZone=values.text(pl.col("network_name")),
+        HardwareUuid=values.text(pl.col("bios_uuid")).str.to_lowercase(),
+        AgentId=values.text(pl.col("agent_uuid")),
+        CloudProvider=pl.when(azure.is_not_null())
+        .then(pl.lit("Azure"))
+        .when(aws.is_not_null())
+        .then(pl.lit("AWS"))
+        .when(gcp.is_not_null())
+        .then(pl.lit("GCP")),
+        CloudAccountId=pl.coalesce(
+            azure.str.extract(r"(?i)^/subscriptions/([^/]+)", 1), pl.col("aws_owner_id"), pl.col("gcp_project_id")
+        ),
+        CloudRegion=pl.coalesce(pl.col("aws_region"), pl.col("aws_availability_zone"), pl.col("gcp_zone")),
+        CloudResourceId=pl.coalesce(azure, aws, gcp),
+        CloudNetworkId=pl.col("aws_vpc_id"),
+        Criticality=severity.level_of_number(score, _CRITICALITY).fill_null("Unknown"),
+        OriginalCriticality=score.cast(pl.String).str.strip_suffix(".0"),
+        Environment=values.environment(tagged),
+        OriginalEnvironment=tagged,
+        Tags=pl.col("tags").list.eval(tag).list.drop_nulls(),
+        HasEdr=pl.when(foreign_agent).then(pl.lit(value=True)),
+        HasVulnerabilityScanner=pl.col("has_plugin_results") | pl.col("has_agent"),
+        SecurityTools=values.distinct(pl.col("sources").list.eval(tool).list.drop_nulls()),
+        RiskScore=pl.col("exposure_score"),
+        Software=pl.col("installed_software"),
+        FirstSeen=values.instant(pl.col("first_seen")),
+        LastSeen=values.instant(pl.col("last_seen")),
+        SourceUpdatedAt=values.instant(pl.col("updated_at")),
+    )
+
+
+def _tag_value(pattern: str) -> pl.Expr:
+    key = pl.element().struct.field("key").str.to_lowercase()
+    matching = pl.when(key.str.contains(pattern)).then(values.text(pl.element().struct.field("value")))
+    return pl.col("tags").list.eval(matching).list.drop_nulls().list.first()
+
+
+def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Vulnerabilities, one row each, also those on assets that the asset export does not have."""
+    asset, plugin, port = pl.col("asset").struct, pl.col("plugin").struct, pl.col("port").struct
+    owner = values.text(asset.field("uuid"))
+    composite = pl.concat_str(
+        owner,
+        plugin.field("id").cast(pl.String),
+        port.field("port").cast(pl.String).fill_null("0"),
+        port.field("protocol").str.to_lowercase().fill_null(""),
+        separator="/",
+    )
+    identifier = pl.coalesce(values.text(pl.col("finding_id")), composite)
+    host = pl.coalesce(values.name(asset.field("hostname")), asset.field("netbios_name"))
+    full_name = values.fqdn(asset.field("fqdn"))
+    cvss3, cvss2 = plugin.field("cvss3_base_score"), plugin.field("cvss_base_score")
+    cves = values.joined(plugin.field("cve"))
+    exploited = plugin.field("exploited_by_malware")
+    listed = (
+        plugin.field("xrefs")
+        .list.eval(pl.element().struct.field("type").str.contains(r"(?i)^CISA-KNOWN-EXPLOITED$"))
+        .list.any()
+    )
+    level = severity.columns(
+        severity.TENABLE,
+        [values.text(pl.col("severity")), values.text(plugin.field("risk_factor"))],
+        pl.col("severity_id"),
+        pl.coalesce(cvss3, cvss2),
+    )
+    state = pl.col("state").str.to_uppercase()
+    accepted = pl.col("severity_modification_type").str.to_uppercase() == "ACCEPTED"
+    number = port.field("port")
+    return frame.select(
+        RECORD,
+        EntityOriginalId=identifier,
+        FindingId=pl.concat_str(pl.lit("tenable:"), identifier),
+        AssetId=pl.concat_str(pl.lit("tenable:"), owner),
+        AssetName=pl.coalesce(full_name, values.text(asset.field("hostname")), asset.field("ipv4")),
+        FindingTitle=plugin.field("name"),
+        FindingType=_finding_type(plugin.field("family"), level["Severity"], cves),
+        OriginalFindingType=plugin.field("family"),
+        DetectionId=plugin.field("id").cast(pl.String),
+        Description=pl.concat_str(
+            values.text(plugin.field("synopsis")),
+            values.text(plugin.field("description")),
+            separator="\n\n",
+            ignore_nulls=True,
+        ),
+        Solution=plugin.field("solution"),
+        Evidence=values.text(pl.col("output")),
+        **level,
+        CveId=cves.list.first(),
+        CveIds=cves,
+        CvssScore=pl.coalesce(cvss3, cvss2),
+        CvssVersion=pl.when(cvss3.is_not_null()).then(pl.lit("3")).when(cvss2.is_not_null()).then(pl.lit("2")),
+        CvssVector=pl.when(cvss3.is_not_null())
+        .then(plugin.field("cvss3_vector").struct.field("raw"))
+        .otherwise(plugin.field("cvss_vector").struct.field("raw")),
+        RiskScore=plugin.field("vpr").struct.field("score"),
+        IsKnownExploited=pl.when(listed | exploited).then(pl.lit(value=True)).otherwise(exploited),
+        IsExploitAvailable=plugin.field("exploit_available"),
+        FindingStatus=pl.when(accepted)
+        .then(pl.lit("Accepted"))
+        .when(state.is_in(["OPEN", "REOPENED"]))
+        .then(pl.lit("Open"))
+        .when(state == "FIXED")
+        .then(pl.lit("Fixed"))
+        .otherwise(pl.lit("Unknown")),
+        OriginalStatus=pl.col("state"),
+        Port=pl.when(number > 0).then(number),
+        Protocol=port.field("protocol").str.to_lowercase(),
+        DvcHostname=values.hostname(host),
+        DvcFQDN=full_name,
+        DvcIpAddr=values.text(asset.field("ipv4")),
+        DvcOs=values.first(asset.field("operating_system")),
+        References=plugin.field("see_also"),
+        FirstSeen=values.instant(pl.col("first_found")),
+        LastSeen=values.instant(pl.col("last_found")),
+        ResolvedAt=values.instant(pl.col("last_fixed")),
+        SourceUpdatedAt=values.instant(pl.col("indexed")),
+    )
+
+
+def _finding_type(family: pl.Expr, level: pl.Expr, cves: pl.Expr) -> pl.Expr:
+    return (
+        pl.when(family.str.contains(r"(?i)policy compliance"))
+        .then(pl.lit("Misconfiguration"))
+        .when((level == "Informational") & cves.is_null())
+        .then(pl.lit("Information"))
+        .otherwise(pl.lit("Vulnerability"))
+    )
+
+
+_PRODUCT = ("Tenable", "Tenable Vulnerability Management")
+
+TRANSFORMS = (
+    Transform("tenable", "assets", *_PRODUCT, ASSETS, _ASSET, assets),
+    Transform("tenable", "vulnerabilities", *_PRODUCT, FINDINGS, _VULNERABILITY, vulnerabilities),
+)
