@@ -1,0 +1,144 @@
+"""The emulator as one aiohttp application: ingestion, queries, control; everything on the event loop but decoding, writing and querying.
+
+A query flushes first, so it sees every row that was accepted before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from aiohttp import web
+
+from local.sentinel import answers
+from local.sentinel.faults import Faults
+from local.sentinel.ingestion import Ingestion, Rule
+from local.sentinel.query import QueryError, Workspace
+from local.sentinel.results import as_response
+from local.sentinel.stats import Stats
+from local.sentinel.store import BUFFER_BYTES, Store
+from local.sentinel.timespan import parse_timespan
+from local.sentinel.wire import BODY_LIMIT, BYTES_PER_MINUTE, REQUESTS_PER_MINUTE, LimitMode, Quota
+from sentinel.tables import TABLES, Table
+
+IDLE_S = 1.0
+"""Rows that nobody has added to for this long are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an emulator is set up; the defaults are the service's documented limits."""
+
+    store: Path
+    dcr: str = answers.DEFAULT_DCR
+    limit: LimitMode = "raw"
+    denied_tokens: Sequence[str] = ("no-access",)
+    requests_per_minute: int = REQUESTS_PER_MINUTE
+    bytes_per_minute: int = BYTES_PER_MINUTE
+    buffer_bytes: int = BUFFER_BYTES
+    faults: Mapping[str, Any] = field(default_factory=dict)
+    tables: Sequence[Table] = TABLES
+
+
+class Emulator:
+    """The handlers of the query API and of the control paths, and the parts that they share with ingestion."""
+
+    def __init__(self, options: Options) -> None:
+        options.store.mkdir(parents=True, exist_ok=True)
+        self._store = Store(options.store, buffer_bytes=options.buffer_bytes)
+        self._workspace = Workspace(options.store, tables=options.tables)
+        self._faults = Faults(options.faults)
+        self._stats = Stats()
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+        self._ingestion = Ingestion(
+            Rule(options.dcr, {table.stream: table for table in options.tables}, options.limit, options.denied_tokens),
+            self._store,
+            self._faults,
+            Quota(options.requests_per_minute, options.bytes_per_minute, monotonic),
+            self._stats,
+            self._executor,
+        )
+
+    def application(self) -> web.Application:
+        """The aiohttp application. It must run with `auto_decompress=False`: the limits are about the bytes on the wire."""
+        application = web.Application(client_max_size=BODY_LIMIT + 2)
+        application.add_routes(
+            [
+                web.post("/dataCollectionRules/{dcr}/streams/{stream}", self._ingestion.handle),
+                web.post("/v1/workspaces/{workspace}/query", self._query),
+                web.get("/_control/stats", self._show_stats),
+                web.post("/_control/faults", self._set_faults),
+                web.post("/_control/functions", self._add_functions),
+                web.post("/_control/flush", self._flush),
+            ]
+        )
+        application.cleanup_ctx.append(self._lifetime)
+        return application
+
+    async def _lifetime(self, _application: web.Application) -> AsyncIterator[None]:
+        idle = asyncio.create_task(self._flush_when_idle())
+        yield
+        idle.cancel()
+        with suppress(asyncio.CancelledError):
+            await idle
+        self._executor.shutdown()
+        self._store.flush()
+
+    async def _flush_when_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_S / 4)
+            idle_s = self._store.idle_s()
+            if idle_s is not None and idle_s >= IDLE_S:
+                await asyncio.to_thread(self._store.flush)
+
+    async def _query(self, request: web.Request) -> web.Response:
+        if not request.headers.get("Authorization", "").lower().startswith("bearer "):
+            refusal = answers.unauthenticated("Authentication failed. The 'Authorization' header is missing.")
+            return web.json_response(refusal.body(), status=401, headers=refusal.all_headers())
+        try:
+            asked = await request.json()
+            query, timespan = asked["query"], asked.get("timespan")
+            interval = parse_timespan(timespan, datetime.now(UTC).replace(tzinfo=None)) if timespan else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return web.json_response(answers.bad_query("InvalidRequest", str(error)), status=400)
+        try:
+            answer = await asyncio.to_thread(self._answer, str(query), interval)
+        except QueryError as error:
+            return web.json_response(answers.bad_query(error.code, str(error)), status=400)
+        return web.json_response(answer)
+
+    def _answer(self, query: str, interval: Any) -> dict[str, Any]:
+        self._store.flush()
+        return as_response(self._workspace.query(query, timespan=interval))
+
+    async def _show_stats(self, _request: web.Request) -> web.Response:
+        return web.json_response({**self._stats.summary(), "faults": dict(self._faults.counts)})
+
+    async def _set_faults(self, request: web.Request) -> web.Response:
+        try:
+            self._faults.configure(await request.json())
+        except (ValueError, TypeError, AttributeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({})
+
+    async def _add_functions(self, request: web.Request) -> web.Response:
+        """Save stored functions: `[{"name", "parameters", "body"}]`."""
+        try:
+            for function in await request.json():
+                await asyncio.to_thread(
+                    self._workspace.add_function, function["name"], function.get("parameters", ""), function["body"]
+                )
+        except (ValueError, KeyError, TypeError, AttributeError, QueryError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({})
+
+    async def _flush(self, _request: web.Request) -> web.Response:
+        await asyncio.to_thread(self._store.flush)
+        return web.json_response({})
