@@ -9,10 +9,11 @@ retries for POST are narrow, so both are left out (reference/peers.md §3).
 from __future__ import annotations
 
 import io
+import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -121,6 +122,21 @@ class Sent:
         return self.status == 204
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows to send. `in_doubt`: an earlier try of them ended without our knowing whether they were stored."""
+
+    chunk: packing.Chunk
+    in_doubt: bool = False
+
+
+@dataclass(slots=True)
+class Doubt:
+    """Whether the service may have stored the rows that are being tried."""
+
+    ambiguous: bool
+
+
 @dataclass(slots=True)
 class Tally:
     """Requests made by a sender, and their bytes before and after compression, failures included."""
@@ -142,8 +158,9 @@ class Tally:
 class Sender:
     """Sends chunks of one stream to one destination, several at a time.
 
-    `on_sent` is called once per accepted or refused chunk, from worker threads, as soon as its fate is known.
-    `cancelled` is asked before every request; when it says yes, `send` raises Cancelled after those in flight have ended.
+    `on_sent` is called once per accepted or refused chunk, from worker threads, as soon as its fate is known; `on_doubt` once per chunk
+    that was given up although the service may have stored it. `cancelled` is asked before every request; when it says yes, `send` raises
+    Cancelled after those in flight have ended. `until`: the clock's time after which no request is started.
     """
 
     sink: Sink
@@ -151,20 +168,24 @@ class Sender:
     budget: Budget = field(default_factory=Budget)
     limit: int = packing.BODY_LIMIT_BYTES
     cancelled: Callable[[], bool] = lambda: False
+    until: float = math.inf
+    clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     tally: Tally = field(default_factory=Tally)
 
-    def send(self, lines: bytes, chunks: list[packing.Chunk], on_sent: Callable[[Sent], None]) -> None:
-        """Send every chunk of the NDJSON `lines`.
+    def send(
+        self, lines: bytes, parts: Sequence[Part], on_sent: Callable[[Sent], None], on_doubt: Callable[[Part], None]
+    ) -> None:
+        """Send every part of the NDJSON `lines`.
 
-        Raises TryAgain when the service cannot take a chunk now, Stop when no retry would help, Cancelled; chunks whose fate became known
+        Raises TryAgain when the service cannot take a part now, Stop when no retry would help, Cancelled; parts whose fate became known
         before that have been reported through `on_sent`, so calling again with the rest loses and repeats nothing that is known.
         """
         failure: Exception | None = None
+        waiting = list(reversed(parts))
         with ThreadPoolExecutor(self.budget.in_flight, "upload") as pool:
-            waiting = list(reversed(chunks))
             running = {
-                pool.submit(self._chunk, lines, waiting.pop(), on_sent)
+                pool.submit(self._whole, lines, waiting.pop(), on_sent, on_doubt)
                 for _ in range(min(self.budget.in_flight, len(waiting)))
             }
             while running:
@@ -176,21 +197,30 @@ class Sender:
                     # Stop outranks TryAgain: waiting would only hide what has to be changed.
                     failure = error if failure is None or isinstance(error, Stop) else failure
                 if failure is None and waiting:
-                    running.add(pool.submit(self._chunk, lines, waiting.pop(), on_sent))
+                    running.add(pool.submit(self._whole, lines, waiting.pop(), on_sent, on_doubt))
         if failure is not None:
             raise failure
 
-    def _chunk(self, lines: bytes, chunk: packing.Chunk, on_sent: Callable[[Sent], None]) -> None:
-        pending = [(chunk, False)]
+    def _whole(
+        self, lines: bytes, whole: Part, on_sent: Callable[[Sent], None], on_doubt: Callable[[Part], None]
+    ) -> None:
+        pending = [whole]
         while pending:
-            part, ambiguous = pending.pop(0)
-            sent = self._part(lines, part, ambiguous)
-            if sent.accepted or part.rows == 1:
+            part = pending.pop(0)
+            doubt = Doubt(part.in_doubt)
+            try:
+                sent = self._part(lines, part.chunk, doubt)
+            except (TryAgain, Stop):
+                for other in (Part(part.chunk, doubt.ambiguous), *pending):
+                    if other.in_doubt:
+                        on_doubt(other)
+                raise
+            if sent.accepted or part.chunk.rows == 1:
                 on_sent(sent)
             else:
-                pending = [(half, sent.ambiguous) for half in packing.halve(lines, part)] + pending
+                pending = [Part(half, sent.ambiguous) for half in packing.halve(lines, part.chunk)] + pending
 
-    def _part(self, lines: bytes, part: packing.Chunk, ambiguous: bool) -> Sent:
+    def _part(self, lines: bytes, part: packing.Chunk, doubt: Doubt) -> Sent:
         body = packing.body(lines, part)
         wire = packing.compress(body)
         answer = Answer(0)
@@ -198,29 +228,35 @@ class Sender:
         for tries in range(1, self.budget.attempts + 1):
             if self.cancelled():
                 raise Cancelled("the run was cancelled")
+            if self.clock() >= self.until:
+                raise TryAgain("the upload's time is used up; the rest follows")
             self.tally.count(len(body), len(wire))
             answer = self.sink.post(self.stream, wire)
             if answer.status == 204:
-                return Sent(part, 204, "", tries, len(wire), ambiguous)
+                return Sent(part, 204, "", tries, len(wire), doubt.ambiguous)
             if answer.status in {400, 413}:
                 # A row may be at fault: halve, until it stands alone.
-                return Sent(
-                    part, answer.status, f"{answer.status} from the DCR: {answer.message}", tries, len(wire), ambiguous
-                )
+                reason = f"{answer.status} from the DCR: {answer.message}"
+                return Sent(part, answer.status, reason, tries, len(wire), doubt.ambiguous)
             unauthorised += answer.status == 401
-            if answer.status in {403, 404} or (answer.status == 401 and unauthorised > 4):
-                raise Stop(f"{answer.status} from the DCR: {answer.message}", REMEDIES[answer.status])
-            if answer.status not in {-1, 0, 401, 429, *AMBIGUOUS_STATUSES}:
-                raise Stop(
-                    f"{answer.status} from the DCR: {answer.message}", "this answer is not expected; see its message"
-                )
-            ambiguous = ambiguous or answer.status == 0 or answer.status in AMBIGUOUS_STATUSES
+            self._check(answer, unauthorised)
+            doubt.ambiguous = doubt.ambiguous or answer.status == 0 or answer.status in AMBIGUOUS_STATUSES
             pause = answer.retry_after_s if answer.retry_after_s is not None else self._backoff(tries)
             if pause > self.budget.longest_wait_s:
                 raise TryAgain(f"the DCR asks for {pause:.0f} s", pause)
             if tries < self.budget.attempts:
                 self.sleep(pause)
         raise TryAgain(f"the DCR answered {_named(answer)} {self.budget.attempts} times", answer.retry_after_s or 0.0)
+
+    @staticmethod
+    def _check(answer: Answer, unauthorised: int) -> None:
+        """Raises Stop for an answer that no retry cures; one or a few 401 can be a token that has expired, which the SDK renews."""
+        if answer.status in {403, 404} or (answer.status == 401 and unauthorised > 4):
+            raise Stop(f"{answer.status} from the DCR: {answer.message}", REMEDIES[answer.status])
+        if answer.status not in {-1, 0, 401, 429, *AMBIGUOUS_STATUSES}:
+            raise Stop(
+                f"{answer.status} from the DCR: {answer.message}", "this answer is not expected; see its message"
+            )
 
     def _backoff(self, tries: int) -> float:
         ceiling = min(self.budget.longest_wait_s, self.budget.first_wait_s * 2.0 ** (tries - 1))

@@ -1,0 +1,103 @@
+"""What activities are given: the staging container, readers, senders, budgets, the clock. Built once, in function_app.
+
+Invariant: an activity reads nothing from the environment and builds no client; all that it touches comes in here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from contracts import Cancelled, Run, Stop
+from sentinel.ingestion import Budget, Sender, Sink
+from sources.model import Source, Stream
+from sources.reader import Reader
+from sources.registry import SOURCES
+from staging import Names, Staging
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Sizes and times that bound one activity. A segment ends with the page that reaches `segment_bytes` or after `export_s` seconds."""
+
+    segment_bytes: int
+    export_s: float
+    upload_s: float
+    body_limit_bytes: int
+    pack_bytes: int
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A named place to send rows to: a sink per DCR and the DCR's stream for each table."""
+
+    name: str
+    sink: Sink
+    streams: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """Everything that activities depend on. `reader` raises Stop when the source's settings are missing."""
+
+    staging: Staging
+    reader: Callable[[str], Reader]
+    destinations: tuple[Destination, ...]
+    budgets: Budgets
+    sending: Budget
+    clock: Callable[[], float] = time.monotonic
+
+    def names(self, run: Run) -> Names:
+        """The run's blob names."""
+        return Names(run.source, run.run_id)
+
+    def check_cancelled(self, run: Run) -> None:
+        """Raises Cancelled when somebody asked the run to stop."""
+        if self.staging.exists(self.names(run).cancel):
+            raise Cancelled("the run was cancelled")
+
+    def stream(self, run: Run, name: str) -> Stream:
+        """The stream's declaration."""
+        return source_of(run.source).stream(name)
+
+    def sender(self, destination: Destination, table: str, run: Run) -> Sender:
+        """A sender of a table's rows to a destination, which asks between requests whether the run was cancelled."""
+        pause = CancelWatch(self, run)
+        return Sender(
+            destination.sink,
+            destination.streams[table],
+            self.sending,
+            self.budgets.body_limit_bytes,
+            cancelled=pause.due,
+        )
+
+
+class CancelWatch:
+    """Asks for the cancel marker at most once in `every_s` seconds, so that a check between two requests costs nothing."""
+
+    def __init__(self, deps: Deps, run: Run, every_s: float = 1.0) -> None:
+        self._deps, self._run, self._every_s = deps, run, every_s
+        self._next = 0.0
+        self._due = False
+
+    def due(self) -> bool:
+        """Whether the run is to stop."""
+        now = self._deps.clock()
+        if not self._due and now >= self._next:
+            self._next = now + self._every_s
+            self._due = self._deps.staging.exists(self._deps.names(self._run).cancel)
+        return self._due
+
+    def check(self) -> None:
+        """Raises Cancelled when the run is to stop."""
+        if self.due():
+            raise Cancelled("the run was cancelled")
+
+
+def source_of(name: str) -> Source:
+    """The source of that name; raises Stop with the names that there are."""
+    if name not in SOURCES:
+        raise Stop(f"there is no source {name!r}", f"use one of {', '.join(sorted(SOURCES))}")
+    return SOURCES[name]

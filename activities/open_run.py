@@ -1,0 +1,83 @@
+"""Opens a run: decides its lanes and, for a delta, since when; writes the plan once, so that a second copy returns the same.
+
+Invariant: after this every later step knows from the plan alone what the run is; nothing that can be refused (unknown source or stream, missing
+settings, a container that cannot be written) is found out later than here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from activities.deps import Deps, source_of
+from contracts import JsonDict, LanePlan, LoadRequest, Plan, Policy, Run, Stop, TryAgain
+from sources.model import Source, Stream, UnreadablePageError
+from staging import watermark_name
+
+OVERLAP: Final = timedelta(hours=1)
+"""A delta asks again for what changed in the hour before the watermark: sources index late."""
+
+
+def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
+    """The plan of the run.
+
+    Raises Stop when the request or the settings are wrong or the source refuses the first request, TryAgain when storage or source are out.
+    """
+    source = source_of(request.source)
+    streams = _streams(source, request.streams)
+    reader = deps.reader(source.name)
+    deps.staging.ensure()
+    run = Run(request.run_id, source.name, request.mode, request.started_at)
+    names = deps.names(run)
+    written = deps.staging.find_json(names.plan)
+    if written is not None:
+        return Plan.from_wire(written)
+    run, notes = _mode(run, streams, deps)
+    lanes: list[JsonDict] = []
+    expected: dict[str, int | None] = {}
+    for stream in streams:
+        wanted = deps.budgets.lanes or stream.lanes
+        probe = stream.paging.probe(wanted)
+        body = None if probe is None else reader.fetch(probe, first_contact=True)[1]
+        try:
+            start = stream.paging.start(body, wanted, run.since)
+        except UnreadablePageError as error:
+            raise Stop(
+                f"{source.name}'s first answer for {stream.name} is not what it should be ({error.reason})",
+                f"check {source.name.upper()}_URL: is it the product's API, and no proxy's page in front of it?",
+            ) from error
+        expected[stream.name] = start.total
+        lanes += [LanePlan(stream.name, n, cursor).to_wire() for n, cursor in enumerate(start.cursors)]
+    plan = Plan(run.to_wire(), lanes, expected, policy.to_wire(), notes)
+    deps.staging.create(names.plan, _json(plan.to_wire()), {})
+    return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
+
+
+def _streams(source: Source, wanted: list[str]) -> list[Stream]:
+    known = {stream.name: stream for stream in source.streams}
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise Stop(f"{source.name} has no stream {unknown[0]!r}", f"use some of {', '.join(known)}")
+    return [known[name] for name in known if name in wanted or not wanted]
+
+
+def _mode(run: Run, streams: list[Stream], deps: Deps) -> tuple[Run, list[str]]:
+    """The run as it will really be: a delta needs a complete run to start from, and a source that filters what has changed."""
+    if run.mode != "delta":
+        return run, []
+    full = Run(run.run_id, run.source, "full", run.started_at)
+    if not all(stream.changed_since for stream in streams):
+        return full, [f"delta became full: {run.source} cannot say what has changed"]
+    watermark = deps.staging.find_json(watermark_name(run.source))
+    if watermark is None:
+        return full, ["delta became full: no complete run to start from"]
+    since = datetime.fromisoformat(watermark["up_to"]) - OVERLAP
+    if since >= datetime.fromisoformat(run.started_at):
+        raise TryAgain("the clock stands before the last run's: waiting for it", 60.0)
+    return Run(run.run_id, run.source, "delta", run.started_at, since.isoformat()), []
+
+
+def _json(value: JsonDict) -> bytes:
+    import json
+
+    return json.dumps(value, indent=1).encode()

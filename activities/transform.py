@@ -1,0 +1,75 @@
+"""Transforms one staged segment: raw records in, rows of the table out, and what could not become a row with its reason.
+
+Invariant: every record of the segment is in a row, a reject or the filtered count; the rejects' blob is written before the rows', so that
+whoever sees rows can see their rejects.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from activities.deps import Deps
+from activities.export import RAW_SCHEMA, parquet
+from contracts import Run, TransformRequest, TransformResult
+from transforms.registry import TRANSFORMS
+from transforms.rows import Envelope, Flattened, flatten
+
+REJECTS_SCHEMA = pa.schema([*RAW_SCHEMA, pa.field("reason", pa.string())])
+
+
+def transform(request: TransformRequest, deps: Deps) -> TransformResult:
+    """Flatten a segment. Raises TryAgain when storage is out, Stop when the segment is gone."""
+    run = Run.from_wire(request.run)
+    names = deps.names(run)
+    where = (request.stream, request.lane, request.segment)
+    done = deps.staging.summary(names.rows(*where))
+    if done is not None:
+        return TransformResult.from_wire(done)
+    deps.check_cancelled(run)
+    raw = pq.read_table(pa.BufferReader(deps.staging.read(names.raw(*where))), use_threads=False).combine_chunks()
+    records = raw["record"].combine_chunks() if raw.num_rows else pa.array([], pa.binary())
+    feed_type = "Changefeed" if run.mode == "delta" else "Snapshot"
+    envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), feed_type)
+    flattened = flatten(TRANSFORMS[run.source, request.stream], records, envelope)
+    reasons = Counter(reject.reason for reject in flattened.rejects)
+    if flattened.rejects:
+        deps.staging.create(names.rejects(*where), _rejects(raw, flattened), {"rejected": len(flattened.rejects)})
+    content = io.BytesIO()
+    flattened.rows.write_parquet(content, compression="zstd", compression_level=1, statistics=False)
+    result = TransformResult(
+        records=raw.num_rows,
+        # A record may give several rows; those that gave any count as flattened.
+        flattened=flattened.rows["_record"].n_unique(),
+        rejected=len(flattened.rejects),
+        filtered=0,
+        rows=flattened.rows.height,
+        json_bytes=_estimate(flattened),
+        unknown_severity=_unknown(flattened),
+        lenient=flattened.lenient,
+        truncated=flattened.truncated,
+    )
+    summary = result.to_wire() | {"reasons": dict(reasons.most_common(5))}
+    return TransformResult.from_wire(deps.staging.create(names.rows(*where), content.getvalue(), summary))
+
+
+def _rejects(raw: pa.Table, flattened: Flattened) -> bytes:
+    rows = raw.take(pa.array([reject.record for reject in flattened.rejects], pa.int64()))
+    reasons = pa.array([reject.reason for reject in flattened.rejects], pa.string())
+    return parquet(rows.append_column(REJECTS_SCHEMA.field("reason"), reasons))
+
+
+def _unknown(flattened: Flattened) -> int:
+    rows = flattened.rows
+    return int((rows["Severity"] == "Unknown").sum()) if "Severity" in rows.columns else 0
+
+
+def _estimate(flattened: Flattened) -> int:
+    """About how many bytes the rows will have as JSON: their size in memory and their field names. It only decides when to upload."""
+    rows = flattened.rows
+    names = sum((rows.height - rows[name].null_count()) * (len(name) + 6) for name in rows.columns)
+    return int(rows.estimated_size()) + names

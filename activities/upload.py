@@ -1,0 +1,222 @@
+"""Uploads the rows of consecutive segments of a lane as one pack: exact chunks, receipts, dead letters.
+
+Invariant: which rows make which chunk is written before the first request and never changes afterwards; a chunk that has a receipt is not sent
+again, whatever crashed in between; every row ends up accepted or in a dead letter, and what may be in the table twice is counted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import uuid
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from activities.deps import Deps, Destination
+from activities.export import parquet
+from contracts import Run, Stop, UploadRequest, UploadResult
+from sentinel import packing, receipts
+from sentinel.ingestion import Part, Sent
+from sentinel.packing import Chunk
+from sentinel.receipts import Line, Range, Receipts
+
+DEAD_SCHEMA = pa.schema(
+    [
+        ("destination", pa.string()),
+        ("segment", pa.int32()),
+        ("status", pa.int32()),
+        ("reason", pa.string()),
+        ("row", pa.binary()),
+        ("record", pa.binary()),
+    ]
+)
+"""A dead letter: where it was to go, why it is not there, the row as JSON, and the raw record that it came from."""
+
+FLUSH_LINES = 8
+REFUSED_BEFORE_STOP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """The rows of the pack: NDJSON, its chunks, and per segment the offset where its rows begin and the records that they came from."""
+
+    lines: bytes
+    chunks: list[Chunk]
+    oversize: list[Chunk]
+    rows: int
+    starts: list[int]
+    segments: list[int]
+    records: list[pl.Series]
+
+    def origin(self, part: Range) -> tuple[int, int]:
+        """Segment of a single row, and the position of its record in the raw segment."""
+        at = bisect_right(self.starts, part[0]) - 1
+        row = self.lines.count(b"\n", self.starts[at], part[0])
+        return self.segments[at], int(self.records[at][row])
+
+
+def upload(request: UploadRequest, deps: Deps) -> UploadResult:
+    """Send what of the pack has no receipt yet to every destination.
+
+    Raises TryAgain when a destination cannot take it now, Stop when somebody has to change something, Cancelled when the run is to stop.
+    """
+    run = Run.from_wire(request.run)
+    names = deps.names(run)
+    where = (request.stream, request.lane, request.first, request.last)
+    done = deps.staging.summary(names.receipts(*where))
+    if done:
+        return UploadResult.from_wire(done)
+    pack = _pack(request, deps)
+    identity = {"limit": deps.budgets.body_limit_bytes, "rows": pack.rows, "sha256": packing.digest(pack.lines)}
+    membership = [[chunk.start, chunk.end, chunk.rows] for chunk in pack.chunks]
+    frozen = deps.staging.create(names.pack(*where), json.dumps(identity | {"chunks": membership}).encode(), identity)
+    if frozen != identity:
+        raise Stop(
+            f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",
+            "the app was changed while the run was going on: deploy the version that began it, or cancel the run and start a new one",
+        )
+    table = deps.stream(run, request.stream).table
+    outcomes = {d.name: _deliver(request, deps, d, table, pack) for d in deps.destinations}
+    result = _result(pack, outcomes)
+    dead = _dead_letters(request, deps, pack, outcomes)
+    if dead is not None:
+        deps.staging.create(names.dead_letters(*where), parquet(dead), {"dead_lettered": dead.num_rows})
+    deps.staging.describe(names.receipts(*where), result.to_wire() | {"reasons": _reasons(dead)})
+    return result
+
+
+def _pack(request: UploadRequest, deps: Deps) -> _Pack:
+    names = deps.names(Run.from_wire(request.run))
+    segments = list(range(request.first, request.last + 1))
+    texts, starts, records, rows, size = [], [], [], 0, 0
+    for segment in segments:
+        blob = deps.staging.read(names.rows(request.stream, request.lane, segment))
+        frame = pl.read_parquet(io.BytesIO(blob))
+        text = packing.encode(frame.drop("_record")) if frame.height else b""
+        starts.append(size)
+        records.append(frame["_record"])
+        texts.append(text)
+        rows += frame.height
+        size += len(text)
+    lines = texts[0] if len(texts) == 1 else b"".join(texts)
+    chunks, oversize = packing.cut(lines, deps.budgets.body_limit_bytes)
+    return _Pack(lines, chunks, oversize, rows, starts, segments, records)
+
+
+def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table: str, pack: _Pack) -> Receipts:
+    run = Run.from_wire(request.run)
+    log = deps.names(run).receipts(request.stream, request.lane, request.first, request.last)
+    if destination is not deps.destinations[0]:
+        log = log.removesuffix(".jsonl") + f".{destination.name}.jsonl"
+    known = Receipts.of(deps.staging.log(log))
+    left = known.left(pack.lines, pack.chunks)
+    attempt = uuid.uuid4().hex[:8]
+    # Written even for nothing to send: the log's summary says that the pack is done.
+    deps.staging.append(log, [receipts.opened(attempt)])
+    sender = deps.sender(destination, table, run)
+    sender.until = deps.clock() + deps.budgets.upload_s
+    writer = _Writer(deps, log, attempt, run.run_id, pack.lines, refused_only=not known.accepted)
+    doubts: list[Part] = []
+    try:
+        sender.send(pack.lines, left, writer.sent, doubts.append)
+    finally:
+        tally = sender.tally
+        writer.flush([receipts.closed(attempt, doubts, tally.requests, tally.body_bytes, tally.wire_bytes)])
+    return Receipts.of(deps.staging.log(log))
+
+
+class _Writer:
+    """Collects receipts from the sender's threads and appends them a few at a time: a crash leaves the latest few in doubt."""
+
+    def __init__(self, deps: Deps, log: str, attempt: str, run_id: str, lines: bytes, *, refused_only: bool) -> None:
+        self._deps, self._log, self._attempt, self._run_id, self._lines = deps, log, attempt, run_id, lines
+        self._pending: list[Line] = []
+        self._lock = threading.Lock()
+        self._refused_only, self._refused = refused_only, 0
+
+    def sent(self, sent: Sent) -> None:
+        body = self._lines[sent.chunk.start : sent.chunk.end]
+        line = receipts.settled(self._attempt, sent, packing.digest(body), self._run_id)
+        with self._lock:
+            self._pending.append(line)
+            self._refused_only = self._refused_only and not sent.accepted
+            self._refused += not sent.accepted
+            hopeless = self._refused_only and self._refused >= REFUSED_BEFORE_STOP
+            full = len(self._pending) >= FLUSH_LINES
+        if full:
+            self.flush([])
+        if hopeless:
+            # Every row alone is refused, and none was ever taken: it is not the rows.
+            raise Stop(
+                sent.reason, "the DCR refuses every row: compare its stream declaration with the tables' contract"
+            )
+
+    def flush(self, more: list[Line]) -> None:
+        with self._lock:
+            ready, self._pending = [*self._pending, *more], []
+        if ready:
+            self._deps.staging.append(self._log, ready)
+
+
+def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:
+    dead = receipts.merged(part for outcome in outcomes.values() for part in outcome.refused)
+    dead_rows = sum(receipts.rows_in(pack.lines, part) for part in dead) + len(pack.oversize)
+    accepted = pack.rows - dead_rows
+    for outcome in outcomes.values():
+        taken = receipts.merged([*outcome.accepted, *outcome.refused, *((c.start, c.end) for c in pack.oversize)])
+        # Counted from the receipts, not from what was meant to be sent.
+        accepted = min(accepted, sum(receipts.rows_in(pack.lines, part) for part in taken) - dead_rows)
+    doubtful = receipts.merged(part for outcome in outcomes.values() for part in outcome.ambiguous)
+    return UploadResult(
+        rows=pack.rows,
+        accepted=accepted,
+        dead_lettered=dead_rows,
+        possibly_repeated=sum(receipts.rows_in(pack.lines, part) for part in doubtful),
+        chunks=sum(outcome.chunks for outcome in outcomes.values()),
+        requests=sum(outcome.requests for outcome in outcomes.values()),
+        bytes_sent=sum(outcome.body_bytes for outcome in outcomes.values()),
+        bytes_wire=sum(outcome.wire_bytes for outcome in outcomes.values()),
+    )
+
+
+def _dead_letters(request: UploadRequest, deps: Deps, pack: _Pack, outcomes: dict[str, Receipts]) -> pa.Table | None:
+    limit = deps.budgets.body_limit_bytes
+    dead = [
+        ((chunk.start, chunk.end), "", 413, f"a row of {chunk.end - chunk.start} bytes fits into no request of {limit}")
+        for chunk in pack.oversize
+    ]
+    for name, outcome in outcomes.items():
+        dead += [(part, name, line["status"], line["reason"]) for part, line in outcome.refused.items()]
+    if not dead:
+        return None
+    names = deps.names(Run.from_wire(request.run))
+    raw: dict[int, pa.Table] = {}
+    letters = []
+    for part, destination, status, reason in sorted(dead):
+        segment, record = pack.origin(part)
+        if segment not in raw:
+            content = deps.staging.read(names.raw(request.stream, request.lane, segment))
+            raw[segment] = pq.read_table(pa.BufferReader(content), columns=["record"])
+        letters.append(
+            {
+                "destination": destination,
+                "segment": segment,
+                "status": status,
+                "reason": reason,
+                "row": pack.lines[part[0] : part[1]],
+                "record": raw[segment]["record"][record].as_py(),
+            }
+        )
+    return pa.Table.from_pylist(letters, DEAD_SCHEMA)
+
+
+def _reasons(dead: pa.Table | None) -> dict[str, int]:
+    if dead is None:
+        return {}
+    counted = pl.Series(dead["reason"].to_pylist()).str.slice(0, 200).value_counts(sort=True).head(5)
+    return {str(reason): int(count) for reason, count in counted.rows()}
