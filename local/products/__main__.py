@@ -1,0 +1,105 @@
+"""`python -m local.products`: the product simulators as a process.
+
+Prints one JSON line when it listens, and ends on SIGTERM, SIGINT or, with --with-parent, when its parent has gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+from aiohttp import web
+
+from local import products
+from local.products.faults import parse
+from local.products.recorded import read_folder
+from local.products.server import make_app
+from local.products.simulator import Keys, Simulator, Stream
+from local.products.synthetic import Inventory
+
+
+def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local.products", description=__doc__)
+    parser.add_argument("--recordings", type=Path, metavar="DIR", help="serve <product>/wire/<kind>-NNNN.json of DIR")
+    parser.add_argument("--assets", type=int, default=0, help="synthetic assets of each product")
+    parser.add_argument("--findings", type=int, default=0, help="synthetic findings of CyCognito and of Tenable")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--orphan-share", type=float, default=0.3, help="CyCognito issues on kinds not exported")
+    parser.add_argument("--big-output-share", type=float, default=0.001, help="Tenable findings of half a megabyte")
+    parser.add_argument("--fixed-share", type=float, default=0.0, help="Tenable findings in the state FIXED")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
+    parser.add_argument("--faults", default="{}", metavar="JSON")
+    parser.add_argument("--page-cap", type=int, help="no page has more records than this")
+    parser.add_argument("--cycognito-key", default=products.CYCOGNITO_KEY)
+    parser.add_argument("--device42-user", default=products.DEVICE42_USER)
+    parser.add_argument("--device42-password", default=products.DEVICE42_PASSWORD)
+    parser.add_argument("--tenable-access-key", default=products.TENABLE_ACCESS_KEY)
+    parser.add_argument("--tenable-secret-key", default=products.TENABLE_SECRET_KEY)
+    arguments = parser.parse_args(argv)
+    if (arguments.recordings is None) == (arguments.assets == arguments.findings == 0):
+        parser.error("give either --recordings DIR, or --assets N and --findings N")
+    return arguments
+
+
+def _simulator(arguments: argparse.Namespace) -> Simulator:
+    streams: dict[tuple[str, str], Stream] = {}
+    if arguments.recordings is not None:
+        streams |= read_folder(arguments.recordings)
+    else:
+        inventory = Inventory(
+            arguments.assets,
+            arguments.findings,
+            arguments.seed,
+            orphan_share=arguments.orphan_share,
+            big_output_share=arguments.big_output_share,
+            fixed_share=arguments.fixed_share,
+        )
+        streams |= inventory.streams()
+    keys = Keys(
+        arguments.cycognito_key,
+        arguments.device42_user,
+        arguments.device42_password,
+        arguments.tenable_access_key,
+        arguments.tenable_secret_key,
+    )
+    return Simulator(streams, keys, parse(arguments.faults), arguments.page_cap)
+
+
+async def _until_told(with_parent: bool) -> None:
+    """Return on a signal, or when the process that started this one has ended."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    parent = os.getppid()
+    while not told.is_set():
+        try:
+            await asyncio.wait_for(told.wait(), 1.0 if with_parent else None)
+        except TimeoutError:
+            if os.getppid() != parent:
+                return
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    simulator = _simulator(arguments)
+    runner = web.AppRunner(make_app(simulator), access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, arguments.host, arguments.port, shutdown_timeout=1.0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        counts = {f"{product}/{kind}": stream.count for (product, kind), stream in simulator.streams.items()}
+        print(json.dumps({"url": f"http://{host}:{port}", "records": counts}), flush=True)
+        await _until_told(arguments.with_parent)
+    finally:
+        await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(_arguments()))

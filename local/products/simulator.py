@@ -1,0 +1,139 @@
+"""The state of one running simulator: streams, faults, statistics; and the parts of an answer that products share."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from local import products
+from local.products.faults import Faults
+from local.products.recorded import RecordedStream
+from local.products.synthetic import SyntheticStream
+
+Stream = RecordedStream | SyntheticStream
+SERVED_PAGE = web.RequestKey("served_page", tuple[str, int, str])
+"""Path, page number and page key of the page that a handler answers with."""
+
+
+class Resettable(Protocol):
+    """A product's own state (export jobs), forgotten on reset."""
+
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the products accept as credentials."""
+
+    cycognito: str = products.CYCOGNITO_KEY
+    device42_user: str = products.DEVICE42_USER
+    device42_password: str = products.DEVICE42_PASSWORD
+    tenable_access: str = products.TENABLE_ACCESS_KEY
+    tenable_secret: str = products.TENABLE_SECRET_KEY
+
+
+@dataclass
+class Stats:
+    """What was asked and answered since the last reset; control requests are not counted."""
+
+    requests: int = 0
+    bytes_out: int = 0
+    by_path: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    pages: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+
+@dataclass
+class Simulator:
+    """Everything that handlers read and write; one event loop, so no locks."""
+
+    streams: dict[tuple[str, str], Stream]
+    keys: Keys = field(default_factory=Keys)
+    faults_at_start: Faults = field(default_factory=Faults)
+    page_cap: int | None = None
+    stats: Stats = field(default_factory=Stats)
+    faults: Faults = field(init=False)
+    faulty_requests: int = 0
+    drifted: int = 0
+    products: list[Resettable] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.set_faults(self.faults_at_start)
+
+    def set_faults(self, faults: Faults) -> None:
+        """Replace all faults and begin to number requests anew."""
+        self.faults = msgspec.structs.replace(faults, fail_next=list(faults.fail_next))
+        self.faulty_requests = self.drifted = 0
+
+    def reset(self) -> None:
+        """As at the start: no statistics, no jobs, the first faults."""
+        self.stats = Stats()
+        self.set_faults(self.faults_at_start)
+        for product in self.products:
+            product.reset()
+
+    def stream(self, product: str, kind: str) -> Stream:
+        """The stream, or 404 where the folder has no pages of it."""
+        stream = self.streams.get((product, kind))
+        if stream is None:
+            raise not_found(f"no {kind} of {product} here")
+        return stream
+
+    def capped(self, size: int) -> int:
+        """A page size under the caps of the command line and of the faults."""
+        caps = [cap for cap in (self.page_cap, self.faults.page_cap) if cap is not None]
+        return max(1, min([size, *caps]))
+
+    def array(self, path: str, page: int, inner: bytes | memoryview) -> bytes:
+        """A JSON array of the records, with the extra elements that faults put on that page."""
+        extra = self.faults.inserted(path, page)
+        if not extra:
+            return b"".join((b"[", inner, b"]"))
+        elements = [bytes(inner)] if len(inner) else []
+        return b"[" + b",".join([*elements, *(msgspec.json.encode(element) for element in extra)]) + b"]"
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer."""
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
+    )
+
+
+def _failure(kind: type[web.HTTPException], value: Any) -> web.HTTPException:
+    return kind(text=msgspec.json.encode(value).decode(), content_type="application/json")
+
+
+def not_found(message: str) -> web.HTTPException:
+    """404 with a JSON body."""
+    return _failure(web.HTTPNotFound, {"error": "not_found", "message": message})
+
+
+def bad_request(message: str) -> web.HTTPException:
+    """400 with a JSON body."""
+    return _failure(web.HTTPBadRequest, {"error": "bad_request", "message": message})
+
+
+def unauthorized(body: dict[str, Any]) -> web.HTTPException:
+    """401 with the product's kind of body."""
+    return _failure(web.HTTPUnauthorized, body)
+
+
+def whole_number(request: web.Request, name: str, default: int) -> int:
+    """A query parameter that is a whole number from 0; 400 when it is anything else."""
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit()):
+        raise bad_request(f"{name} must be a whole number from 0, not {text!r}")
+    return int(text)
+
+
+async def json_body(request: web.Request) -> Any:
+    """The request's JSON; 400 when it is none."""
+    try:
+        return msgspec.json.decode(await request.read())
+    except msgspec.DecodeError as error:
+        raise bad_request(f"the body is not JSON: {error}") from error
