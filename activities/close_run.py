@@ -99,8 +99,10 @@ def _notes(request: CloseRequest, ledgers: dict[str, StreamLedger]) -> list[str]
     notes = []
     for stream, ledger in ledgers.items():
         first, last = request.expected.get(stream), request.totals.get(stream)
-        for total in dict.fromkeys(t for t in (first, last) if t is not None and t != ledger.exported):
-            notes.append(f"{stream}: the source named a total of {total}, it gave {ledger.exported} records")
+        differing = dict.fromkeys(total for total in (first, last) if total not in {None, ledger.exported})
+        notes += [
+            f"{stream}: the source named a total of {total}, it gave {ledger.exported} records" for total in differing
+        ]
         if first is not None and last is not None and first != last:
             notes.append(f"{stream}: the source's total moved from {first} to {last} while it was read")
         if ledger.unknown_severity:

@@ -81,6 +81,10 @@ class StreamLedger:
         return found
 
 
+_FROM_ROWS = ("flattened", "rejected", "filtered", "rows", "unknown_severity", "truncated", "lenient")
+_FROM_RECEIPTS = ("accepted", "dead_lettered", "possibly_repeated", "requests", "chunks", "bytes_sent", "bytes_wire")
+
+
 def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> dict[str, StreamLedger]:
     """The ledgers of a run's streams from the listing of its blobs. One pass; memory is a few counters a stream."""
     ledgers = {stream: StreamLedger() for stream in streams}
@@ -96,11 +100,9 @@ def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> di
             ledger.segments += 1
             ledger.finished_lanes += summary["exhausted"] and not summary.get("cut_short", False)
         elif kind == "rows":
-            same = ("flattened", "rejected", "filtered", "unknown_severity", "truncated", "lenient")
-            _add(ledger, summary, {"records": "staged", "rows": "rows", **{name: name for name in same}})
+            _add(ledger, summary, {"records": "staged"} | {name: name for name in _FROM_ROWS})
         elif kind == "receipts":
-            same = ("accepted", "dead_lettered", "possibly_repeated", "requests", "chunks", "bytes_sent", "bytes_wire")
-            _add(ledger, summary, {name: name for name in same})
+            _add(ledger, summary, {name: name for name in _FROM_RECEIPTS})
         ledger.reasons.update(summary.get("reasons", {}))
     return ledgers
 

@@ -1,0 +1,175 @@
+"""A lane's state: where its export stands, which segments wait for transform and upload, what is held until when, what has been counted.
+
+Invariant: pure and JSON on the wire; every decision follows from the state, the answers and the orchestration's own time, so a replay decides the
+same. A segment moves export → transform → rows → upload and is in exactly one place; nothing leaves a queue before its step has succeeded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from contracts import (
+    EXPORT,
+    TRANSFORM,
+    UPLOAD,
+    ExportRequest,
+    JsonDict,
+    LanePlan,
+    Policy,
+    TransformRequest,
+    UploadRequest,
+)
+
+UNBOUNDED_TRIES = 60
+
+
+@dataclass(slots=True)
+class LaneState:
+    """The state of one lane between two steps. `ready`: segments with rows to upload, as [segment, JSON bytes (estimated), rows]."""
+
+    stream: str
+    lane: int
+    cursor: JsonDict
+    segment: int = 0
+    exhausted: bool = False
+    transforming: list[int] = field(default_factory=list)
+    ready: list[list[int]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    total: int | None = None
+    holds: dict[str, str] = field(default_factory=dict)
+    failing: dict[str, JsonDict] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    export_failed: bool = False
+    failed: bool = False
+    cancelled: bool = False
+
+    @classmethod
+    def start(cls, wire: JsonDict) -> LaneState:
+        """The state of a lane that has not begun."""
+        plan = LanePlan.from_wire(wire)
+        return cls(plan.stream, plan.lane, plan.cursor)
+
+    @classmethod
+    def of(cls, wire: JsonDict) -> LaneState:
+        """The state that `wire` gave."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in wire.items() if name in known})
+
+    def wire(self) -> JsonDict:
+        """The state as JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def exporting(self) -> bool:
+        """Whether there is more to export."""
+        return not (self.exhausted or self.export_failed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do, or nothing can be done."""
+        return self.failed or not (self.exporting or self.transforming or self.ready)
+
+    def due(self, run: JsonDict, policy: Policy, now: datetime) -> list[tuple[str, JsonDict]]:
+        """The steps to take now, at most one of each kind, as (activity, message): the three stages of the pipeline side by side."""
+        where = {"run": run, "stream": self.stream, "lane": self.lane}
+        steps: list[tuple[str, Any]] = []
+        if self.exporting and self._room(policy):
+            steps.append((EXPORT, ExportRequest(**where, segment=self.segment, cursor=self.cursor)))
+        if self.transforming:
+            steps.append((TRANSFORM, TransformRequest(**where, segment=self.transforming[0])))
+        pack = self._pack(policy)
+        if pack:
+            steps.append((UPLOAD, UploadRequest(**where, first=pack[0][0], last=pack[-1][0])))
+        return [(name, message.to_wire()) for name, message in steps if not self._held(name, now)]
+
+    def wake(self) -> datetime | None:
+        """When the earliest held step may go on; None when nothing is held."""
+        return min((datetime.fromisoformat(at) for at in self.holds.values()), default=None)
+
+    def take(self, step: str, message: JsonDict, answer: JsonDict, policy: Policy, now: datetime) -> None:
+        """Note the answer of a step."""
+        if "again" in answer:
+            self._again(step, answer["again"], answer["retry_after_s"], policy, now)
+        elif "stop" in answer:
+            self._stop(step, answer)
+        else:
+            self.failing.pop(step, None)
+            self.holds.pop(step, None)
+            {EXPORT: self._exported, TRANSFORM: self._transformed, UPLOAD: self._uploaded}[step](message, answer, now)
+
+    def broke(self, steps: list[str], reason: str, policy: Policy, now: datetime) -> None:
+        """Note that the step or one beside it failed without an answer: all are idempotent and are taken again."""
+        for step in steps:
+            self._again(step, reason, 0.0, policy, now)
+
+    def _room(self, policy: Policy) -> bool:
+        # Back-pressure: what is staged ahead of the upload is bounded, so a slow sink slows the export.
+        waiting = sum(size for _, size, _ in self.ready)
+        return len(self.transforming) < policy.staged_ahead and waiting < 2 * policy.pack_bytes
+
+    def _pack(self, policy: Policy) -> list[list[int]]:
+        """The segments of the next upload: enough to fill requests well, or all that is left."""
+        pack: list[list[int]] = []
+        size = 0
+        for entry in self.ready:
+            pack.append(entry)
+            size += entry[1]
+            if size >= policy.pack_bytes:
+                return pack
+        return [] if self.exporting or self.transforming else pack
+
+    def _held(self, step: str, now: datetime) -> bool:
+        return step in self.holds and datetime.fromisoformat(self.holds[step]) > now
+
+    def _again(self, step: str, reason: str, retry_after_s: float, policy: Policy, now: datetime) -> None:
+        failing = self.failing.setdefault(step, {"since": now.isoformat(), "tries": 0})
+        failing["tries"] = min(failing["tries"] + 1, UNBOUNDED_TRIES)
+        failing["reason"] = reason
+        lasted = (now - datetime.fromisoformat(failing["since"])).total_seconds()
+        if lasted >= policy.give_up_after_s:
+            remedy = "when that is mended, start the load again: it goes on where this one stopped being able to"
+            self._stop(step, {"stop": f"{reason} (tried for {lasted:.0f} s)", "remedy": remedy})
+            return
+        backoff = min(policy.longest_wait_s, policy.first_wait_s * 2.0 ** (failing["tries"] - 1))
+        self.holds[step] = (now + timedelta(seconds=max(retry_after_s, backoff))).isoformat()
+
+    def _stop(self, step: str, answer: JsonDict) -> None:
+        remedy = answer.get("remedy")
+        self.reasons.append(f"{self.stream}: {answer['stop']}" + (f": {remedy}" if remedy else ""))
+        self.holds.pop(step, None)
+        self.cancelled = self.cancelled or bool(answer.get("cancelled"))
+        if step == EXPORT and not self.cancelled:
+            # What has been exported is still flattened and sent.
+            self.export_failed = True
+        else:
+            self.failed = True
+
+    def _count(self, **more: int) -> None:
+        for name, number in more.items():
+            self.counts[name] = self.counts.get(name, 0) + number
+
+    def _exported(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:
+        self.cursor = answer["cursor"]
+        self.exhausted = answer["exhausted"]
+        self.total = answer["total"] if answer["total"] is not None else self.total
+        if answer["staged"]:
+            self.transforming.append(message["segment"])
+            self.segment = message["segment"] + 1
+            self._count(exported=answer["records"], bytes=answer["bytes"], failed_pages=answer["failed_pages"])
+        if answer["wait_s"] > 0:
+            self.holds[EXPORT] = (now + timedelta(seconds=answer["wait_s"])).isoformat()
+
+    def _transformed(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:  # noqa: ARG002 - one shape for all
+        self.transforming.remove(message["segment"])
+        names = ("flattened", "rejected", "filtered", "rows")
+        self._count(staged=answer["records"], **{name: answer[name] for name in names})
+        if answer["rows"]:
+            self.ready.append([message["segment"], answer["json_bytes"], answer["rows"]])
+
+    def _uploaded(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:  # noqa: ARG002 - one shape for all
+        self.ready = [entry for entry in self.ready if not message["first"] <= entry[0] <= message["last"]]
+        names = ("accepted", "dead_lettered", "possibly_repeated", "requests", "bytes_sent")
+        self._count(**{name: answer[name] for name in names})

@@ -1,0 +1,151 @@
+"""Orchestrates a run: open it, give its streams turn after turn, close it.
+
+1. `open_run` decides the lanes; nothing else is known beforehand.
+2. A turn runs every stream side by side for some seconds; between turns the run knows all lanes' states and sets its custom status. Turns grow,
+   so that progress shows at once and long runs pay nothing for it. No `task_any`: the SDK's 1.x replay punishes windows
+   (docs/adr/0003-turns.md).
+3. Every `TURNS_PER_EXECUTION` turns the run continues as new with the lanes' states, which is all there is to know.
+4. `close_run` always runs, also for a run that failed or was cancelled. Invariant: a run ends with a manifest, or says why it could not write one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts import CLOSE_RUN, OPEN_RUN, STREAM, CloseRequest, JsonDict, LoadRequest, Plan, Policy, Run
+from orchestrator.lane_state import LaneState
+from orchestrator.status import status
+
+if TYPE_CHECKING:
+    from azure.durable_functions import DurableOrchestrationContext
+
+TURNS_PER_EXECUTION: Final = 12
+TURN_GROWTH: Final = 1.5
+
+SHORT_WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 600.0)
+"""How long the run waits between tries of its own two activities: half an hour in all."""
+
+
+class LoadFailedError(Exception):
+    """The load failed; the text says why and what to do."""
+
+
+def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict | None]:
+    """Load a source; the manifest. Input: {request} at first, then {request, plan, states, turn} as it continues."""
+    work: JsonDict = context.get_input()
+    request = LoadRequest.from_wire(work["request"])
+    if "plan" not in work:
+        context.set_custom_status(status(request, "opening", None, [], context.current_utc_datetime))
+        answer = yield from _insist(context, OPEN_RUN, request.to_wire())
+        if "stop" in answer:
+            return (yield from _close(context, request, None, [], [_said(answer)]))
+        work = {**work, "plan": answer, "states": [LaneState.start(lane).wire() for lane in answer["lanes"]], "turn": 0}
+    plan = Plan.from_wire(work["plan"])
+    states: list[JsonDict] = work["states"]
+    turn: int = work["turn"]
+    for _ in range(TURNS_PER_EXECUTION):
+        if all(LaneState.of(state).finished for state in states):
+            return (yield from _close(context, request, plan, states, []))
+        context.set_custom_status(status(request, "loading", plan, states, context.current_utc_datetime))
+        states = yield from _turn(context, plan, states, turn)
+        turn += 1
+    context.continue_as_new({**work, "plan": work["plan"], "states": states, "turn": turn})
+    return None
+
+
+def _turn(
+    context: DurableOrchestrationContext, plan: Plan, states: list[JsonDict], turn: int
+) -> Generator[Any, Any, list[JsonDict]]:
+    policy = Policy.from_wire(plan.policy)
+    now = context.current_utc_datetime
+    idle = _idle_until(plan, states, policy, now)
+    if idle is not None:
+        yield context.create_timer(idle)
+        now = context.current_utc_datetime
+    seconds = min(policy.longest_turn_s, policy.first_turn_s * TURN_GROWTH**turn)
+    shared = {"run": plan.run, "policy": plan.policy, "until": (now + timedelta(seconds=seconds)).isoformat()}
+    streams = list(dict.fromkeys(state["stream"] for state in states if not LaneState.of(state).finished))
+    tasks = [
+        context.call_sub_orchestrator(
+            STREAM, {**shared, "states": [state for state in states if state["stream"] == name]}
+        )
+        for name in streams
+    ]
+    ended = yield context.task_all(tasks)
+    changed = {(state["stream"], state["lane"]): state for group in ended for state in group}
+    return [changed.get((state["stream"], state["lane"]), state) for state in states]
+
+
+def _idle_until(plan: Plan, states: list[JsonDict], policy: Policy, now: datetime) -> datetime | None:
+    """When the first lane can go on, if until then none has anything to do."""
+    wakes = []
+    for wire in states:
+        state = LaneState.of(wire)
+        if state.finished:
+            continue
+        wake = state.wake()
+        if wake is None or state.due(plan.run, policy, now):
+            return None
+        wakes.append(wake)
+    return min(wakes, default=None)
+
+
+def _close(
+    context: DurableOrchestrationContext,
+    request: LoadRequest,
+    plan: Plan | None,
+    states: list[JsonDict],
+    said: list[str],
+) -> Generator[Any, Any, JsonDict]:
+    lanes = [LaneState.of(state) for state in states]
+    reasons = list(dict.fromkeys([*said, *(reason for lane in lanes for reason in lane.reasons)]))
+    run = (
+        plan.run
+        if plan is not None
+        else Run(request.run_id, request.source, request.mode, request.started_at).to_wire()
+    )
+    counts: dict[str, dict[str, int]] = {}
+    totals: dict[str, int | None] = {}
+    for lane in lanes:
+        stream = counts.setdefault(lane.stream, {})
+        for name, number in lane.counts.items():
+            stream[name] = stream.get(name, 0) + number
+        totals[lane.stream] = lane.total if lane.total is not None else totals.get(lane.stream)
+    failed = plan is None or any(lane.failed or lane.export_failed for lane in lanes)
+    cancelled = any(lane.cancelled for lane in lanes)
+    expected = plan.expected if plan is not None else {}
+    message = CloseRequest(run, counts, [reason[:400] for reason in reasons[:12]], failed, cancelled, expected, totals)
+    context.set_custom_status(status(request, "closing", plan, states, context.current_utc_datetime))
+    manifest = yield from _insist(context, CLOSE_RUN, message.to_wire())
+    if "stop" in manifest:
+        reasons.append(_said(manifest))
+        failed = True
+        manifest = {"status": "failed", "reasons": reasons}
+    phase = "cancelled" if cancelled else manifest["status"]
+    context.set_custom_status(status(request, phase, plan, states, context.current_utc_datetime, manifest))
+    if manifest["status"] == "failed" and not cancelled:
+        raise LoadFailedError(f"load {request.run_id} of {request.source} failed: {'; '.join(manifest['reasons'][:5])}")
+    return manifest
+
+
+def _insist(context: DurableOrchestrationContext, name: str, message: JsonDict) -> Generator[Any, Any, JsonDict]:
+    """Call an activity until it answers with a result or a stop; after the last wait its trouble is a stop."""
+    trouble = ""
+    for wait_s in (*SHORT_WAITS_S, 0.0):
+        try:
+            answer: JsonDict = yield context.call_activity(name, message)
+        except Exception as error:  # noqa: BLE001 - the SDK raises a failed activity as a bare Exception
+            answer = {"again": str(error)[:300], "retry_after_s": 0.0}
+        if "again" not in answer:
+            return answer
+        trouble = answer["again"]
+        if wait_s:
+            delay = timedelta(seconds=max(wait_s, answer["retry_after_s"]))
+            yield context.create_timer(context.current_utc_datetime + delay)
+    return {"stop": trouble, "remedy": "when that is mended, start the load again"}
+
+
+def _said(answer: JsonDict) -> str:
+    return f"{answer['stop']}: {answer['remedy']}" if answer.get("remedy") else str(answer["stop"])

@@ -1,0 +1,74 @@
+"""The custom status of a run: small, constant in size, the same figures for every stream.
+
+Invariant: pure; at most 16 KB of UTF-16 as the Durable extension demands, because its size depends on the number of streams only.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from contracts import JsonDict, LoadRequest, Plan
+from orchestrator.lane_state import LaneState
+
+_SHOWN = (
+    "exported",
+    "staged",
+    "flattened",
+    "rows",
+    "accepted",
+    "rejected",
+    "unchanged",
+    "dead_lettered",
+    "bytes",
+    "bytes_sent",
+)
+
+
+def status(
+    request: LoadRequest,
+    phase: str,
+    plan: Plan | None,
+    states: list[JsonDict],
+    now: datetime,
+    manifest: JsonDict | None = None,
+) -> JsonDict:
+    """What a user sees of a run: phase, per stream the figures so far, rate in records per second, started, estimated end."""
+    lanes = [LaneState.of(state) for state in states]
+    expected = plan.expected if plan is not None else {}
+    streams: dict[str, JsonDict] = {}
+    for lane in lanes:
+        stream = streams.setdefault(
+            lane.stream,
+            {**dict.fromkeys(_SHOWN, 0), "lanes": 0, "lanes_done": 0, "expected": expected.get(lane.stream)},
+        )
+        for name in _SHOWN:
+            stream[name] += lane.counts.get(name, 0)
+        stream["lanes"] += 1
+        stream["lanes_done"] += lane.finished
+        stream["expected"] = lane.total if lane.total is not None else stream["expected"]
+    elapsed_s = max(0.0, (now - datetime.fromisoformat(request.started_at)).total_seconds())
+    done = sum(stream["exported"] for stream in streams.values())
+    rate = done / elapsed_s if elapsed_s > 0 else 0.0
+    trouble = [f"{lane.stream}: {failing['reason']}"[:200] for lane in lanes for failing in lane.failing.values()]
+    reasons = manifest["reasons"] if manifest is not None else [reason for lane in lanes for reason in lane.reasons]
+    return {
+        "phase": phase,
+        "run_id": request.run_id,
+        "source": request.source,
+        "mode": plan.run["mode"] if plan is not None else request.mode,
+        "started_at": request.started_at,
+        "elapsed_s": round(elapsed_s, 1),
+        "rate": round(rate, 1),
+        "estimated_end_at": _end(streams, done, rate, now) if phase == "loading" else None,
+        "streams": streams,
+        "trouble": trouble[:3],
+        "reasons": [reason[:400] for reason in reasons[:3]],
+    }
+
+
+def _end(streams: dict[str, JsonDict], done: int, rate: float, now: datetime) -> str | None:
+    totals = [stream["expected"] for stream in streams.values()]
+    if rate <= 0 or any(total is None for total in totals):
+        return None
+    left = max(0, sum(totals) - done)
+    return (now + timedelta(seconds=left / rate)).isoformat(timespec="seconds")
