@@ -40,6 +40,8 @@ class SyntheticStream:
     """Record numbers to the texts that identify the records: the wire ids where a record has one."""
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     """Record numbers to what the product's filters ask for, in the filters' units."""
+    states: frozenset[str] = frozenset()
+    """The states that any of the records are in, where the product has states."""
 
     def records(self, index: Any, version: Any = None) -> Any:
         """The records' JSON texts as one large_binary array, each with a comma behind it."""

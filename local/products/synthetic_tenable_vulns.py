@@ -418,4 +418,5 @@ def stream(inventory: Inventory) -> SyntheticStream:
         _, template, _, found = drawn(index, None)
         return {"since": found.epoch_s(), "state": pick(kinds.states, template)}
 
-    return SyntheticStream("tenable_io", "findings_vulns", inventory.findings, kinds.layout, render, key, facts)
+    states = frozenset({"OPEN", "REOPENED"} | ({"FIXED"} if inventory.fixed_share > 0 else set()))
+    return SyntheticStream("tenable_io", "findings_vulns", inventory.findings, kinds.layout, render, key, facts, states)

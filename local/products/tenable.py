@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pyarrow.compute as pc
 from aiohttp import web
 
@@ -37,6 +38,9 @@ _TIME_FILTERS = {
     "assets": ("updated_at", "created_at", "last_seen", "since"),
     "vulns": ("since", "last_found", "indexed_at"),
 }
+
+
+_DEFAULT_STATES = ("OPEN", "REOPENED")
 
 
 @dataclass
@@ -94,17 +98,16 @@ def _spans(count: int, size: int, empty_last: bool) -> list[tuple[int, int]]:
 def _filtered(stream: SyntheticStream, kind: str, filters: Mapping[str, Any]) -> Any:
     """The numbers of the records that the filters leave; None when they leave all."""
     times = {name: value for name, value in filters.items() if name in _TIME_FILTERS[kind]}
-    states = filters.get("state")
-    if not times and (states is None or {"OPEN", "REOPENED", "FIXED"} <= {str(s).upper() for s in states}):
+    asked = filters.get("state")
+    states = {str(state).upper() for state in (_DEFAULT_STATES if asked is None else asked)}
+    if not times and stream.states <= states:
         return None
-    wanted = [str(state).upper().encode() for state in states or ("OPEN", "REOPENED")]
 
     def keep(facts: Mapping[str, Any]) -> Any:
         flags = []
         if kind == "vulns":
-            flags = [pc.equal(facts["state"], state) for state in wanted]
-            while len(flags) > 1:
-                flags = [pc.or_(flags[0], flags[1]), *flags[2:]]
+            wanted = pa.array([state.encode() for state in sorted(states)], pa.large_binary())
+            flags.append(pc.is_in(facts["state"], value_set=wanted))
         for name, value in times.items():
             fact = facts.get(name, facts.get("updated_at" if kind == "assets" else "since"))
             flags.append(pc.greater_equal(fact, u64(int(value))))
