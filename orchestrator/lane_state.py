@@ -74,7 +74,7 @@ class LaneState:
 
     def due(self, run: JsonDict, policy: Policy, now: datetime) -> list[tuple[str, JsonDict]]:
         """The steps to take now, at most one of each kind, as (activity, message): the three stages of the pipeline side by side."""
-        where = {"run": run, "stream": self.stream, "lane": self.lane}
+        where: dict[str, Any] = {"run": run, "stream": self.stream, "lane": self.lane}
         steps: list[tuple[str, Any]] = []
         if self.exporting and self._room(policy):
             steps.append((EXPORT, ExportRequest(**where, segment=self.segment, cursor=self.cursor)))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TURNS_PER_EXECUTION: Final = 12
 TURN_GROWTH: Final = 1.5
 
+BROKEN_TURNS: Final = 5
+"""How many turns in a row may end without an answer before the run is given up."""
+
 SHORT_WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 600.0)
 """How long the run waits between tries of its own two activities: half an hour in all."""
 
@@ -45,13 +48,24 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
     plan = Plan.from_wire(work["plan"])
     states: list[JsonDict] = work["states"]
     turn: int = work["turn"]
+    broken: int = work.get("broken", 0)
     for _ in range(TURNS_PER_EXECUTION):
         if all(LaneState.of(state).finished for state in states):
             return (yield from _close(context, request, plan, states, []))
         context.set_custom_status(status(request, "loading", plan, states, context.current_utc_datetime))
-        states = yield from _turn(context, plan, states, turn)
+        try:
+            states = yield from _turn(context, plan, states, turn)
+            broken = 0
+        except Exception as error:  # noqa: BLE001 - the SDK raises a failed sub-orchestration as a bare Exception
+            # The states are those of the turn's begin; what was done meanwhile is found by the steps themselves.
+            broken += 1
+            if broken > BROKEN_TURNS:
+                states = [{**state, "failed": True} for state in states]
+                return (
+                    yield from _close(context, request, plan, states, [f"the orchestration broke: {str(error)[:300]}"])
+                )
         turn += 1
-    context.continue_as_new({**work, "plan": work["plan"], "states": states, "turn": turn})
+    context.continue_as_new({**work, "states": states, "turn": turn, "broken": broken})
     return None
 
 
