@@ -23,6 +23,9 @@ SUMMARY: Final = "summary"
 
 SUMMARY_LIMIT_BYTES: Final = 7_000
 
+MANIFESTS: Final = "manifests/"
+"""Every run's manifest is below it, by source and run id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -71,8 +74,8 @@ class Names:
 
     @property
     def manifest(self) -> str:
-        """The ledger of the run, written when it is closed."""
-        return f"{self.prefix}manifest.json"
+        """The ledger of the run, written when it is closed. Apart from the run's data, which a lifecycle rule may delete earlier."""
+        return f"{MANIFESTS}{self.source}/{self.run_id}.json"
 
     @property
     def cancel(self) -> str:
@@ -201,10 +204,11 @@ class Staging:
         with storage_errors(f"look at {name}"):
             return self._container.get_blob_client(name).exists()
 
-    def put_json(self, name: str, value: JsonDict) -> None:
-        """Write or replace a small JSON blob."""
+    def put_json(self, name: str, value: JsonDict, summary: JsonDict) -> None:
+        """Write or replace a small JSON blob and its summary."""
+        metadata = {SUMMARY: json.dumps(summary, separators=(",", ":"))}
         with storage_errors(f"write {name}"):
-            self._container.upload_blob(name, json.dumps(value, indent=1).encode(), overwrite=True)
+            self._container.upload_blob(name, json.dumps(value, indent=1).encode(), overwrite=True, metadata=metadata)
 
     def swap_json(self, name: str, change: Callable[[JsonDict | None], JsonDict | None]) -> JsonDict | None:
         """Replace a JSON blob by `change(current)`, only if nobody replaced it meanwhile (ETag); None from `change` leaves it.

@@ -61,7 +61,8 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         "streams": {stream: ledger.to_wire() for stream, ledger in ledgers.items()},
         **_traffic(ledgers, deps.budgets.body_limit_bytes),
     }
-    deps.staging.put_json(names.manifest, manifest)
+    headline = {name: manifest[name] for name in ("run_id", "source", "mode", "started_at", "status", "totals")}
+    deps.staging.put_json(names.manifest, manifest, headline)
     if status == COMPLETE:
         deps.staging.swap_json(watermark_name(run.source), lambda current: _forward(current, run, streams))
     return manifest

@@ -1,0 +1,381 @@
+"""The function app: settings to clients to triggers; the only module that binds, reads the environment or builds clients.
+
+Invariant: orchestrators and activities are plain functions elsewhere; here each gets its trigger and what it depends on. An activity's answer is a result,
+"again" or "stop", never an exception with a secret in it: whatever is not ours is redacted here, logged, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import azure.durable_functions as df
+import azure.functions as func
+
+# Two threads of polars beside our own activity threads cost up to 1.7 times the CPU (reference/performance.md); it reads this at import.
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
+import contracts
+from contracts import CaasmError, JsonDict, Message, Stop, TryAgain
+from orchestrator.lane import lane
+from orchestrator.load import load
+from orchestrator.stream import stream
+from settings import DestinationSettings, Settings, read_settings
+from sources.registry import SOURCES
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+    from activities.deps import Deps, Destination
+    from staging import Staging
+
+log = logging.getLogger("caasm")
+for noisy in ("azure.core.pipeline.policies.http_logging_policy", "azure.identity"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
+app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
+
+RUNNING: Final = {"Pending", "Running", "Suspended", "ContinuedAsNew"}
+
+
+# ------------------------------------------------------------------------------------------------ clients
+
+
+class _LocalCredential:
+    """A token for an emulator on this machine, which takes any."""
+
+    def get_token(self, *_scopes: str, **_options: Any) -> Any:
+        from azure.core.credentials import AccessToken
+
+        return AccessToken("local", int(datetime.now(UTC).timestamp()) + 3600)
+
+
+@cache
+def _settings() -> Settings:
+    return read_settings(os.environ)
+
+
+@cache
+def _credential() -> TokenCredential:
+    from azure.identity import DefaultAzureCredential
+
+    return DefaultAzureCredential(managed_identity_client_id=_settings().identity_client_id)
+
+
+@cache
+def _staging() -> Staging:
+    from azure.storage.blob import ContainerClient
+
+    from staging import Staging
+
+    settings = _settings()
+    # One request a blob: segments are far below the service's limit for a single put.
+    sizes: dict[str, Any] = {
+        "max_single_put_size": 256 * 1024 * 1024,
+        "max_single_get_size": 256 * 1024 * 1024,
+        "retry_total": 3,
+    }
+    if settings.staging_connection_string:
+        container = ContainerClient.from_connection_string(
+            settings.staging_connection_string, settings.staging_container, **sizes
+        )
+    else:
+        container = ContainerClient(settings.staging_account_url, settings.staging_container, _credential(), **sizes)
+    return Staging(container)
+
+
+def _destination(settings: DestinationSettings) -> Destination:
+    from azure.monitor.ingestion import LogsIngestionClient
+
+    from activities.deps import Destination
+    from sentinel.ingestion import LogsIngestionSink
+
+    credential = _LocalCredential() if settings.local else _credential()
+    client = LogsIngestionClient(settings.endpoint, credential, credential_scopes=[f"{settings.audience}/.default"])
+    sink = LogsIngestionSink(client, settings.rule_id, enforce_https=not settings.local)
+    return Destination(settings.name, sink, dict(settings.streams))
+
+
+@cache
+def _reader(source: str) -> Any:
+    from activities.deps import source_of
+    from sources.reader import Patience, Reader
+
+    declared = source_of(source)
+    settings = _settings().sources[source]
+    if settings.missing:
+        raise Stop(f"{source} is not configured", f"set {', '.join(settings.missing)}")
+    return Reader(declared, settings.url, settings.secrets, Patience(timeout_s=_settings().source_timeout_s))
+
+
+@cache
+def _deps() -> Deps:
+    from activities.deps import Budgets, Deps
+    from sentinel.ingestion import Budget
+
+    settings = _settings()
+    budgets = Budgets(
+        segment_bytes=settings.export_segment_bytes,
+        export_s=settings.export_s,
+        upload_s=settings.upload_s,
+        body_limit_bytes=settings.upload_body_limit_bytes,
+        pack_bytes=settings.upload_pack_bytes,
+        lanes=settings.lanes,
+    )
+    destinations = tuple(_destination(destination) for destination in settings.destinations)
+    return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight))
+
+
+def _answer(name: str, work: Callable[[], Message | JsonDict]) -> JsonDict:
+    """The activity's answer as a fact that the orchestrator can decide on."""
+    try:
+        result = work()
+    except TryAgain as error:
+        log.warning("activity waits", extra={"activity": name, "reason": error.reason})
+        return contracts.again(error.reason, error.retry_after_s)
+    except Stop as error:
+        log.error("activity stops", extra={"activity": name, "reason": error.reason, "remedy": error.remedy})  # noqa: TRY400
+        return contracts.stop(error)
+    except Exception as error:  # noqa: BLE001 - the composition root: what nobody foresaw is tried again, then ends the run with its text
+        reason = _redacted(f"{name} broke: {type(error).__name__}: {error}")
+        log.error("activity broke", extra={"activity": name, "reason": reason})  # noqa: TRY400 - a traceback may quote a secret
+        return contracts.again(reason)
+    return result.to_wire() if isinstance(result, Message) else result
+
+
+def _redacted(text: str) -> str:
+    try:
+        return _settings().redacted(text)
+    except CaasmError:
+        return text
+
+
+# ------------------------------------------------------------------------------------------------ orchestrators
+
+
+app.orchestration_trigger(context_name="context", orchestration=contracts.LOAD)(load)
+app.orchestration_trigger(context_name="context", orchestration=contracts.STREAM)(stream)
+app.orchestration_trigger(context_name="context", orchestration=contracts.LANE)(lane)
+
+
+# ------------------------------------------------------------------------------------------------ activities
+
+
+@app.activity_trigger(input_name="message", activity=contracts.OPEN_RUN)
+def open_run(message: dict) -> dict:  # type: ignore[type-arg]  # the Functions worker reads the bare annotation
+    """Open a run."""
+    from activities.open_run import open_run as work
+
+    return _answer("open_run", lambda: work(contracts.LoadRequest.from_wire(message), _deps(), _settings().policy))
+
+
+@app.activity_trigger(input_name="message", activity=contracts.EXPORT)
+def export(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
+    """Export a segment."""
+    from activities.export import export as work
+
+    return _answer("export", lambda: work(contracts.ExportRequest.from_wire(message), _deps()))
+
+
+@app.activity_trigger(input_name="message", activity=contracts.TRANSFORM)
+def transform(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
+    """Transform a segment."""
+    from activities.transform import transform as work
+
+    return _answer("transform", lambda: work(contracts.TransformRequest.from_wire(message), _deps()))
+
+
+@app.activity_trigger(input_name="message", activity=contracts.UPLOAD)
+def upload(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
+    """Upload a pack of segments."""
+    from activities.upload import upload as work
+
+    return _answer("upload", lambda: work(contracts.UploadRequest.from_wire(message), _deps()))
+
+
+@app.activity_trigger(input_name="message", activity=contracts.CLOSE_RUN)
+def close_run(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
+    """Close a run."""
+    from activities.close_run import close_run as work
+
+    return _answer("close_run", lambda: work(contracts.CloseRequest.from_wire(message), _deps()))
+
+
+# ------------------------------------------------------------------------------------------------ triggers
+
+
+def _json(status: int, body: Any) -> func.HttpResponse:
+    return func.HttpResponse(json.dumps(body, indent=1), status_code=status, mimetype="application/json")
+
+
+def _refusal(status: int, error: str, remedy: str = "", **more: Any) -> func.HttpResponse:
+    return _json(status, {"error": error, "remedy": remedy, **more})
+
+
+def _request(body: Any) -> contracts.LoadRequest:
+    """The load that a request body asks for. Raises Stop when it cannot be."""
+    if not isinstance(body, dict):
+        raise Stop("the body is no JSON object", 'send {"source": "tenable", "mode": "full"}')
+    source, mode, streams = body.get("source"), body.get("mode", "full"), body.get("streams") or []
+    if source not in SOURCES:
+        raise Stop(f"there is no source {source!r}", f"use one of {', '.join(sorted(SOURCES))}")
+    if mode not in contracts.MODES:
+        raise Stop(f"there is no mode {mode!r}", f"use one of {', '.join(contracts.MODES)}")
+    known = [stream.name for stream in SOURCES[source].streams]
+    if not isinstance(streams, list) or not set(streams) <= set(known):
+        raise Stop(
+            f"{source} has no such streams: {streams!r}", f"use some of {', '.join(known)}, or leave them out for all"
+        )
+    missing = _settings().sources[source].missing
+    if missing:
+        raise Stop(f"{source} is not configured", f"set {', '.join(missing)}")
+    now = datetime.now(UTC)
+    run_id = f"{source}-{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    return contracts.LoadRequest(run_id, source, mode, now.isoformat(timespec="microseconds"), streams)
+
+
+async def _running(client: df.DurableOrchestrationClient, source: str) -> Any:
+    """The status of the source's instance when it is running, else None."""
+    found = await client.get_status(contracts.instance_id(source))
+    name = getattr(found.runtime_status, "value", found.runtime_status) if found else None
+    return found if name in RUNNING else None
+
+
+def _run_of(found: Any) -> str | None:
+    """The run id of a running instance."""
+    status = found.custom_status
+    return status.get("run_id") if isinstance(status, dict) else None
+
+
+async def _start(client: df.DurableOrchestrationClient, request: contracts.LoadRequest) -> str | None:
+    """Start the load; None, or the run id (possibly empty) of the load of this source that is already running."""
+    going = await _running(client, request.source)
+    if going is not None:
+        return _run_of(going) or ""
+    try:
+        await client.start_new(contracts.LOAD, contracts.instance_id(request.source), {"request": request.to_wire()})
+    except Exception:
+        # The task hub refused: another start of the same source was faster.
+        going = await _running(client, request.source)
+        if going is None:
+            raise
+        return _run_of(going) or ""
+    log.info("load started", extra={"run": request.run_id, "source": request.source, "mode": request.mode})
+    return None
+
+
+@app.route(route="loads", methods=["POST"])
+@app.durable_client_input(client_name="client")
+async def start_load(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Start a load: 202 with Durable's status links and the run id; 400 for a bad request; 409 while the source is being loaded."""
+    try:
+        request = _request(req.get_json())
+    except ValueError:
+        return _refusal(400, "the body is no JSON", 'send {"source": "tenable", "mode": "full"}')
+    except Stop as error:
+        return _refusal(400, error.reason, error.remedy)
+    running = await _start(client, request)
+    if running is not None:
+        return _refusal(
+            409,
+            f"{request.source} is being loaded already",
+            "wait for it, or cancel it with POST /api/loads/{run_id}/cancel",
+            run_id=running or None,
+        )
+    links = client.create_check_status_response(req, contracts.instance_id(request.source))
+    answer = _json(202, {"run_id": request.run_id, **json.loads(links.get_body())})
+    answer.headers.update(links.headers)
+    return answer
+
+
+@app.route(route="loads", methods=["GET"])
+@app.durable_client_input(client_name="client")
+async def list_loads(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """The runs, newest first: those that are going on, then the manifests' headlines. `?source=` and `?top=` narrow it."""
+    from staging import MANIFESTS
+
+    wanted, top = req.params.get("source"), req.params.get("top", "50")
+    if (wanted is not None and wanted not in SOURCES) or not top.isdigit():
+        return _refusal(
+            400, "source or top is not right", f"source: one of {', '.join(sorted(SOURCES))}; top: a number"
+        )
+    sources = [wanted] if wanted else sorted(SOURCES)
+    going = [found for source in sources if (found := await _running(client, source)) is not None]
+    running = [{"run_id": _run_of(found), "status": "running", "progress": found.custom_status} for found in going]
+    try:
+        ended = [
+            blob.summary for source in sources for blob in _staging().list(f"{MANIFESTS}{source}/") if blob.summary
+        ]
+    except CaasmError as error:
+        return _refusal(503, error.reason, error.remedy)
+    ended.sort(key=lambda headline: str(headline["started_at"]), reverse=True)
+    return _json(200, {"running": running, "runs": ended[: int(top)]})
+
+
+@app.route(route="loads/{run_id}", methods=["GET"])
+@app.durable_client_input(client_name="client")
+async def get_load(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """One run: its ledger so far while it is going on, its manifest when it has ended."""
+    run_id = req.route_params["run_id"]
+    source = run_id.split("-", 1)[0]
+    if source in SOURCES:
+        from staging import Names
+
+        found = await _running(client, source)
+        if found is not None and _run_of(found) == run_id:
+            return _json(200, {"run_id": run_id, "status": "running", "progress": found.custom_status})
+        try:
+            manifest = await asyncio.to_thread(_staging().find_json, Names(source, run_id).manifest)
+        except CaasmError as error:
+            return _refusal(503, error.reason, error.remedy)
+        if manifest is not None:
+            return _json(200, manifest)
+    return _refusal(404, f"there is no run {run_id!r}", "GET /api/loads lists them")
+
+
+@app.route(route="loads/{run_id}/cancel", methods=["POST"])
+@app.durable_client_input(client_name="client")
+async def cancel_load(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Ask a run to stop: it ends between two pages or requests, consistent, and closes with its ledger."""
+    from staging import Names
+
+    run_id = req.route_params["run_id"]
+    source = run_id.split("-", 1)[0]
+    found = await _running(client, source) if source in SOURCES else None
+    if found is None or _run_of(found) != run_id:
+        return _refusal(404, f"no run {run_id!r} is going on", "GET /api/loads lists them")
+    try:
+        marker = {"asked_at": datetime.now(UTC).isoformat()}
+        await asyncio.to_thread(_staging().put_json, Names(source, run_id).cancel, marker, {})
+    except CaasmError as error:
+        return _refusal(503, error.reason, error.remedy)
+    log.info("load cancelled", extra={"run": run_id})
+    return _json(202, {"run_id": run_id, "status": "cancelling"})
+
+
+async def _scheduled(client: df.DurableOrchestrationClient, mode: str) -> None:
+    for source in _settings().scheduled:
+        running = await _start(client, _request({"source": source, "mode": mode}))
+        if running is not None:
+            log.warning("scheduled load left out: the source is being loaded", extra={"source": source, "run": running})
+
+
+@app.timer_trigger(schedule="%FULL_SCHEDULE%", arg_name="timer", run_on_startup=False)
+@app.durable_client_input(client_name="client")
+async def full_schedule(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001 - the trigger's
+    """Start a full load of every scheduled source; at least every 7 days, as rules look back 14 at most."""
+    await _scheduled(client, "full")
+
+
+@app.timer_trigger(schedule="%DELTA_SCHEDULE%", arg_name="timer", run_on_startup=False)
+@app.durable_client_input(client_name="client")
+async def delta_schedule(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001 - the trigger's
+    """Start a delta load of every scheduled source."""
+    await _scheduled(client, "delta")

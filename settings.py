@@ -1,0 +1,227 @@
+"""The app's settings: one frozen object, read once from the environment that it is given, every missing or bad value reported at once.
+
+Invariant: a secret is only in `SourceSettings.secrets` and in the storage connection string (Azurite's, never Azure's); neither shows in a repr, and
+`redacted` takes them out of any text that is about to leave the app.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from contracts import Policy, Stop
+from sentinel.packing import BODY_LIMIT_BYTES
+from sentinel.tables import TABLES
+from sources.registry import SOURCES
+
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+MIB: Final = 1024 * 1024
+
+
+class SettingsError(Stop):
+    """Settings are missing or wrong; the text names each of them and what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """A product's URL and secrets. `missing`: names of settings without which it cannot be loaded."""
+
+    url: str
+    secrets: Mapping[str, str] = field(repr=False)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationSettings:
+    """Where rows go: a Logs Ingestion endpoint, a DCR's immutable id, the token's audience, the DCR stream of each table."""
+
+    name: str
+    endpoint: str
+    rule_id: str
+    audience: str
+    streams: Mapping[str, str]
+
+    @property
+    def local(self) -> bool:
+        """Whether it is an emulator on this machine: plain http on loopback, where any token will do."""
+        return is_loopback_http(self.endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the app reads from its environment. Sizes in bytes, times in seconds; docs/configuration.md explains each."""
+
+    sources: Mapping[str, SourceSettings]
+    scheduled: tuple[str, ...]
+    staging_account_url: str
+    staging_connection_string: str = field(repr=False)
+    staging_container: str
+    destinations: tuple[DestinationSettings, ...]
+    identity_client_id: str | None
+    export_segment_bytes: int
+    export_s: float
+    source_timeout_s: float
+    upload_s: float
+    upload_pack_bytes: int
+    upload_in_flight: int
+    upload_body_limit_bytes: int
+    lanes: int
+    policy: Policy
+
+    @property
+    def secrets(self) -> list[str]:
+        """Every secret value, for redaction."""
+        values = [secret for source in self.sources.values() for secret in source.secrets.values()]
+        parts = dict(part.split("=", 1) for part in self.staging_connection_string.split(";") if "=" in part)
+        return [value for value in (*values, parts.get("AccountKey", "")) if value]
+
+    def redacted(self, text: str) -> str:
+        """The text with every secret replaced by ***."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def is_loopback_http(url: str) -> bool:
+    """Whether the URL is plain http to this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname in LOOPBACK
+
+
+class _Reader:
+    """Reads values and collects problems instead of stopping at the first."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.problems: list[str] = []
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.environment.get(name, "").strip() or default
+
+    def url(self, name: str, default: str = "") -> str:
+        value = self.text(name, default).rstrip("/")
+        if value and not (value.startswith("https://") or is_loopback_http(value)):
+            self.problems.append(f"{name} must begin with https:// (http:// is for loopback only), not {value!r}")
+        return value
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        given = self.text(name)
+        try:
+            value = float(given) if given else default
+        except ValueError:
+            self.problems.append(f"{name} must be a number, not {given!r}")
+            return default
+        if not low <= value <= high:
+            self.problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+        return value
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        return int(self.number(name, default, low, high))
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings in `environment`. Raises SettingsError that lists every problem."""
+    reader = _Reader(environment)
+    sources = {name: _source(reader, name) for name in SOURCES}
+    scheduled = tuple(name.strip() for name in reader.text("SCHEDULED_SOURCES").split(",") if name.strip())
+    for name in scheduled:
+        if name not in sources:
+            reader.problems.append(f"SCHEDULED_SOURCES names {name!r}; there are {', '.join(sorted(sources))}")
+        elif sources[name].missing:
+            reader.problems.append(f"SCHEDULED_SOURCES names {name}, which needs {', '.join(sources[name].missing)}")
+    account_url, connection = reader.url("STAGING_ACCOUNT_URL"), reader.text("STAGING_CONNECTION_STRING")
+    if not account_url and not connection:
+        reader.problems.append("STAGING_ACCOUNT_URL is missing: the blob endpoint of the storage account")
+    settings = Settings(
+        sources=sources,
+        scheduled=scheduled,
+        staging_account_url=account_url,
+        staging_connection_string=connection,
+        staging_container=reader.text("STAGING_CONTAINER", "caasm"),
+        destinations=_destinations(reader),
+        identity_client_id=reader.text("AZURE_CLIENT_ID") or None,
+        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 16 * MIB, MIB, 128 * MIB),
+        export_s=reader.number("EXPORT_SECONDS", 60, 1, 540),
+        source_timeout_s=reader.number("SOURCE_TIMEOUT_SECONDS", 60, 1, 300),
+        upload_s=reader.number("UPLOAD_SECONDS", 240, 1, 540),
+        upload_pack_bytes=reader.whole("UPLOAD_PACK_BYTES", 24 * MIB, MIB, 128 * MIB),
+        upload_in_flight=reader.whole("UPLOAD_IN_FLIGHT", 4, 1, 32),
+        upload_body_limit_bytes=reader.whole("UPLOAD_BODY_LIMIT_BYTES", BODY_LIMIT_BYTES, 1024, BODY_LIMIT_BYTES),
+        lanes=reader.whole("LANES", 0, 0, 64),
+        policy=_policy(reader),
+    )
+    if reader.problems:
+        raise SettingsError(f"{len(reader.problems)} settings are missing or wrong", "; ".join(reader.problems))
+    return settings
+
+
+def _policy(reader: _Reader) -> Policy:
+    return Policy(
+        pack_bytes=reader.whole("UPLOAD_PACK_BYTES", 24 * MIB, MIB, 128 * MIB),
+        staged_ahead=reader.whole("STAGED_AHEAD", 2, 1, 16),
+        first_wait_s=reader.number("FIRST_WAIT_SECONDS", 2, 0.01, 60),
+        longest_wait_s=reader.number("LONGEST_WAIT_SECONDS", 300, 0.01, 3600),
+        give_up_after_s=reader.number("GIVE_UP_AFTER_SECONDS", 1800, 0, 86_400),
+        first_turn_s=reader.number("FIRST_TURN_SECONDS", 2, 0.1, 600),
+        longest_turn_s=reader.number("LONGEST_TURN_SECONDS", 120, 1, 600),
+    )
+
+
+def _source(reader: _Reader, name: str) -> SourceSettings:
+    prefix = name.upper()
+    secrets = {secret: reader.text(f"{prefix}_{secret.upper()}") for secret in SOURCES[name].secrets}
+    url = reader.url(f"{prefix}_URL", SOURCES[name].default_url)
+    unresolved = [n for n, value in secrets.items() if value.startswith("@Microsoft.KeyVault(")]
+    reader.problems += [
+        f"{prefix}_{n.upper()} is a Key Vault reference that the platform did not resolve: check the vault's access"
+        for n in unresolved
+    ]
+    missing = [f"{prefix}_{secret.upper()}" for secret, value in secrets.items() if not value]
+    if not url:
+        missing.insert(0, f"{prefix}_URL")
+    return SourceSettings(url, secrets, tuple(missing))
+
+
+def _streams() -> dict[str, str]:
+    return {table.name: table.stream for table in TABLES}
+
+
+def _destinations(reader: _Reader) -> tuple[DestinationSettings, ...]:
+    audience = reader.url("INGESTION_AUDIENCE", "https://monitor.azure.com")
+    listed = reader.text("DESTINATIONS")
+    if not listed:
+        endpoint, rule = reader.url("INGESTION_ENDPOINT"), reader.text("DCR_IMMUTABLE_ID")
+        if not endpoint:
+            reader.problems.append(
+                "INGESTION_ENDPOINT is missing: the logs ingestion endpoint of the DCE or of the DCR"
+            )
+        if not rule:
+            reader.problems.append("DCR_IMMUTABLE_ID is missing: the DCR's immutable id, dcr-…")
+        return (DestinationSettings("sentinel", endpoint, rule, audience, _streams()),)
+    try:
+        entries: list[dict[str, Any]] = json.loads(listed)
+        found = tuple(
+            DestinationSettings(
+                entry["name"],
+                entry["endpoint"].rstrip("/"),
+                entry["dcr_immutable_id"],
+                entry.get("audience", audience),
+                {**_streams(), **entry.get("streams", {})},
+            )
+            for entry in entries
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reader.problems.append(
+            f"DESTINATIONS must be a JSON array of objects with name, endpoint and dcr_immutable_id ({type(error).__name__})"
+        )
+        return ()
+    if not found or len({destination.name for destination in found}) != len(found):
+        reader.problems.append("DESTINATIONS must name at least one destination, each by a name of its own")
+    for destination in found:
+        if not (destination.endpoint.startswith("https://") or destination.local):
+            reader.problems.append(f"DESTINATIONS: the endpoint of {destination.name!r} must begin with https://")
+    return found
