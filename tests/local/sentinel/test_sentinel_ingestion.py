@@ -6,6 +6,9 @@ import gzip
 import http.client
 import io
 import json
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +20,8 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 from azure.monitor.ingestion import LogsIngestionClient
 
 from local.sentinel.answers import DEFAULT_DCR as DCR
+from local.sentinel.process import ROOT, LoopbackCredential, Server
 from local.sentinel.process import STREAM as ASSETS_STREAM
-from local.sentinel.process import LoopbackCredential, Server
 from sentinel.tables import ASSETS
 
 LIMIT = 1_048_576
@@ -286,3 +289,37 @@ def test_a_small_buffer_is_written_as_it_fills(launch: Callable[..., Server]) ->
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
+
+
+def test_an_emulator_ends_with_its_parent(tmp_path: Path) -> None:
+    """A parent that is killed takes the emulator with it, and what was buffered is written first."""
+    code = (
+        "import sys; from pathlib import Path; from local.sentinel.process import start_server\n"
+        f"server = start_server(Path({str(tmp_path)!r})); server.ingest({CHUNK!r})\n"
+        "print(server.url, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    port = int(parent.stdout.readline().rpartition(":")[2])
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    deadline = time.monotonic() + 15
+    while _listens(port):
+        assert time.monotonic() < deadline, "the emulator outlived its parent"
+        time.sleep(0.05)
+    while not list((tmp_path / ASSETS.name).glob("*.parquet")):
+        assert time.monotonic() < deadline, "the rows were not written"
+        time.sleep(0.05)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
