@@ -69,7 +69,10 @@ def _read(folder: Path, product: str, kind: str) -> RecordedStream | None:
     )
     if not files:
         return None
+    # The pages can come from several recordings of one account, which overlap; where the records are listed beside them, each is served once.
+    once = (folder / product / f"{kind}.ndjson").exists()
     texts: list[bytes] = []
+    seen: set[bytes] = set()
     pages: dict[tuple[int, int], bytes] = {}
     for _, path in files:
         body = path.read_bytes()
@@ -77,9 +80,18 @@ def _read(folder: Path, product: str, kind: str) -> RecordedStream | None:
             raws = msgspec.json.decode(body, type=_Devices).devices
         else:
             raws = msgspec.json.decode(body, type=list[msgspec.Raw])
-        pages[len(texts), len(texts) + len(raws)] = body
-        texts.extend(bytes(raw) for raw in raws)
+        fresh = [bytes(raw) for raw in raws if not once or _same(bytes(raw)) not in seen]
+        if len(fresh) != len(raws):
+            body = b"[" + b",".join(fresh) + b"]"
+        pages[len(texts), len(texts) + len(fresh)] = body
+        texts.extend(fresh)
+        seen.update(_same(text) for text in fresh)
     return RecordedStream(product, kind, texts, pages)
+
+
+def _same(text: bytes) -> bytes:
+    """What two recordings of one record have in common, whatever the order of its keys."""
+    return msgspec.json.encode(msgspec.json.decode(text), order="sorted")
 
 
 def read_folder(folder: Path) -> dict[tuple[str, str], RecordedStream]:
