@@ -1,0 +1,185 @@
+"""The command line: `python -m local run | query | serve`. The same app as in Azure, on embedded parts.
+
+Invariant: exit code 0 only for a complete run; nothing is left running when a command ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from local import show
+from local.azurite import AzuriteError
+from local.load import run_load
+from local.outcome import Outcome
+from local.stack import DCR, ROOT, Stack, StackError
+from sources.registry import SOURCES
+
+STATE = ROOT / ".caasm"
+LAST = STATE / "last.json"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m local", description="The CAASM to Sentinel pipeline on this machine.")
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="load a source, show progress and the ledger")
+    run.add_argument(
+        "--source",
+        nargs="+",
+        required=True,
+        choices=[*SOURCES, "all"],
+        metavar="NAME",
+        help=f"{', '.join(SOURCES)}, or all",
+    )
+    run.add_argument("--mode", choices=["full", "delta"], default="full")
+    run.add_argument("--ask", action="store_true", help="end with answers that a SOC would ask for")
+    _stack_options(run)
+    run.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the outcome as JSON (a list, for several sources)"
+    )
+    serve = commands.add_parser("serve", help="keep everything up and print the URLs")
+    _stack_options(serve)
+    query = commands.add_parser("query", help="ask the last run's tables in KQL")
+    query.add_argument("kql")
+    query.add_argument("--keep", type=Path, metavar="DIR", help="the load to ask (default: the last one)")
+    query.add_argument("--limit", type=int, default=50, help="rows to print")
+    query.add_argument("--json", type=Path, metavar="FILE", help="write all rows as JSON")
+    return top
+
+
+def _stack_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recordings", type=Path, metavar="DIR", help="serve recorded pages from DIR/<product>/wire")
+    command.add_argument(
+        "--assets", type=int, default=2000, metavar="N", help="synthetic assets of each product (default 2000)"
+    )
+    command.add_argument(
+        "--findings", type=int, default=2000, metavar="N", help="synthetic findings of each product (default 2000)"
+    )
+    command.add_argument("--seed", type=int, default=1, metavar="S", help="of the synthetic inventory (default 1)")
+    command.add_argument("--faults", metavar="JSON", help="what the simulators do wrong on purpose")
+    command.add_argument("--source-url", metavar="URL", help="a product elsewhere instead of the simulators")
+    command.add_argument("--dce", metavar="URL", help="an ingestion endpoint elsewhere instead of the emulator")
+    command.add_argument("--dcr", default=DCR, help="immutable id of the DCR")
+    command.add_argument("--keep", type=Path, metavar="DIR", help="keep blobs, ledger and the emulator's tables there")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    options = parser().parse_args(arguments)
+    console = Console()
+    # SIGTERM ends a command as Ctrl-C does: through the blocks that stop what was started.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return {"run": _run, "serve": _serve, "query": _query}[options.command](options, console)
+    except (StackError, AzuriteError) as error:
+        console.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _stack(options: argparse.Namespace) -> Stack:
+    directory = options.keep
+    if directory is None:
+        directory = STATE / "last"
+        shutil.rmtree(directory, ignore_errors=True)
+    directory = directory.resolve()
+    STATE.mkdir(exist_ok=True)
+    LAST.write_text(json.dumps({"directory": str(directory)}))
+    simulator = None
+    if options.source_url is None:
+        synthetic = ["--assets", str(options.assets), "--findings", str(options.findings), "--seed", str(options.seed)]
+        simulator = ["--recordings", str(options.recordings.resolve())] if options.recordings else synthetic
+        simulator += ["--faults", options.faults] if options.faults else []
+    return Stack(directory, simulator, options.source_url, options.dce, options.dcr)
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    names = list(SOURCES) if "all" in options.source else list(dict.fromkeys(options.source))
+    outcomes: list[Outcome] = []
+    with _stack(options) as stack:
+        for name in names:
+            with show.Progress(console) as progress:
+                outcome = run_load(stack, name, options.mode, progress)
+            outcomes.append(outcome)
+            show.ledger(console, outcome)
+            if outcome.manifest:
+                kept = stack.directory / "ledger" / f"{outcome.run_id}.json"
+                kept.parent.mkdir(exist_ok=True)
+                kept.write_text(json.dumps(outcome.manifest, indent=1))
+        directory = stack.directory
+    if options.json:
+        objects = [outcome.to_json() for outcome in outcomes]
+        options.json.write_text(json.dumps(objects[0] if len(objects) == 1 else objects, indent=1))
+    if options.ask and options.dce is None:
+        _ask(directory, console)
+    return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
+
+
+def _ask(directory: Path, console: Console) -> None:
+    from local.questions import QUESTIONS
+    from local.sentinel.query import Workspace
+
+    workspace = Workspace(directory / "sentinel")
+    for question in QUESTIONS:
+        answer = workspace.query(question.kql)
+        show.result(console, question.words, [column.name for column in answer.columns], answer.rows)
+    console.print(
+        'Ask on: [bold]python -m local query "CAASM_Assets_CL | summarize count() by AssetType"[/bold]', highlight=False
+    )
+
+
+def _serve(options: argparse.Namespace, console: Console) -> int:
+    with _stack(options) as stack:
+        urls = stack.urls
+        console.print("Everything is up; Ctrl-C stops it.\n", highlight=False)
+        for name, url in urls.items():
+            console.print(f"  {name:9} {url}", highlight=False)
+        app = urls["app"]
+        console.print(
+            f'\n  curl -X POST {app}/api/loads -H \'Content-Type: application/json\' -d \'{{"source": "device42", "mode": "full"}}\''
+            f"\n  curl {app}/api/loads\n  curl {app}/runtime/webhooks/durabletask/instances/load-device42",
+            highlight=False,
+            soft_wrap=True,
+        )
+        while True:
+            stack.check()
+            time.sleep(1)
+
+
+def _query(options: argparse.Namespace, console: Console) -> int:
+    from local.sentinel.query import QueryError, Workspace
+
+    directory = options.keep or (Path(json.loads(LAST.read_text())["directory"]) if LAST.exists() else None)
+    if directory is None or not (directory / "sentinel").exists():
+        console.print(
+            "[red]✗[/red] there is no load to ask: run one first, or name it with --keep DIR", highlight=False
+        )
+        return 1
+    try:
+        answer = Workspace(directory / "sentinel").query(options.kql)
+    except QueryError as error:
+        console.print(f"[red]✗[/red] {error.code}: {error}", highlight=False, soft_wrap=True, markup=True)
+        return 1
+    columns = [column.name for column in answer.columns]
+    rows: list[Sequence[Any]] = list(answer.rows)
+    show.result(console, "", columns, rows, options.limit)
+    if options.json:
+        options.json.write_text(
+            json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1, default=str)
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
