@@ -179,7 +179,7 @@ def _issue_template(rng: random.Random, group: int, local: int) -> dict[str, obj
         "severity_score": rng.choice(_SCORES[severity]),
         "locations": raw("locations"),
         "detection_complexity": rng.choice(["HTTP Request", "Handshake", "Service Detection"]),
-        "exploitation_method": rng.choice(["No PoC", "Man-in-the-Middle", "Access", "Public exploit"]),
+        "exploitation_method": rng.choice(["No PoC", "Man-in-the-Middle", "Access", "Public PoC"]),
         "title": f"{subject.title()} weakness {group}{local}: {wording.sentence(rng, 4)}",
         "exploitation_score": rng.choice([5, 5, 5, 4, 3, 2]),
         "issue_type": rng.choice(["Vulnerable Software", "Cryptographic Vulnerability", "Security Hygiene"]),

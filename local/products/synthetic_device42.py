@@ -56,7 +56,7 @@ _VIRTUAL = ("VMWare", "Internal VM", "Hyper-V", "KVM", "Amazon EC2 Instance")
 _FIELDS = (
     "''", "7", "Business Unit", "Change Window", "Cost Center", "Data Class", "DR Tier", "Env", "Exception Until", "Function",
     "GRC Ref", "Last Review", "legacy id", "Migration_Wave", "Notes (ops)", "Owner", "Owner Name", "Patch Group", "Project",
-    "Recovery_h", "Region", "Rufnummer", "SentinelOne_Active", "Status", "Support Tier", "test", "Überwachung", "YN",
+    "Recovery_h", "Region", "Rufnummer", "SentinelOne_Active", "Status", "Business Criticality", "test", "Überwachung", "YN",
 )  # fmt: skip
 _ORDER = [
     "env",
@@ -89,6 +89,7 @@ def _custom_fields(rng: random.Random) -> list[dict[str, object]]:
         "Owner": raw("owner"),
         "Owner Name": raw("owner_name"),
         "Env": raw("env"),
+        "Business Criticality": rng.choices([None, "Critical", "High", "Medium", "Low"], [60, 10, 10, 12, 8])[0],
     }
     if rng.random() < 0.05:
         values[rng.choice(["Project", "test", "Region"])] = rng.choice(
@@ -243,7 +244,11 @@ def _template(rng: random.Random) -> dict[str, object]:  # noqa: PLR0915 - the e
     d |= {"device_sub_type": rng.choice(_SUBTYPES[kind])} if kind in _SUBTYPES else {}
     d |= {"osverno": "10.0.20348"} if system and rng.random() < 0.7 else {}
     d |= {"rack": f"R-{rng.randint(1, 80):02d}"} if racked else {}
-    d |= {"tags": rng.choice([["edge"], ["lab", "to retire"], ["crown jewels"]]) if rng.random() < 0.1 else []}
+    d |= {
+        "tags": rng.choice([["edge", "internet-facing"], ["lab", "to retire"], ["crown jewels"]])
+        if rng.random() < 0.2
+        else []
+    }
     d |= {"serial_no": slot("serial") if rng.random() < 0.42 else None}
     d |= {"hw_size": rng.choice([1.0, 2.0, 6.0]) if model else None} if rng.random() > 0.09 else {}
     return d | {"uuid": slot("uuid") if rng.random() < 0.18 else None}
