@@ -36,18 +36,22 @@ _NO = r"^(?i:no|false|n|0|inactive|missing|disabled|none|not installed)$"
 
 def columns(fields: pl.Expr) -> dict[str, pl.Expr]:
     """The coverage booleans and SecurityTools from a list of structs {key, value} of text."""
-    key = pl.element().struct.field("key").str.to_lowercase().str.replace_all(r"[^a-z]", "")
+    word = pl.element().struct.field("key").str.to_lowercase().str.replace_all(r"[^a-z]", "")
     value = pl.element().struct.field("value").str.strip_chars()
-    answers: dict[str, pl.Expr] = {}
-    tools = []
-    for kind in KINDS:
-        prefixes = "|".join(prefix for prefix, (of, _) in TOOLS.items() if of == kind)
-        of_kind = key.str.contains(f"^(?:{prefixes})")
-        yes = fields.list.eval(of_kind & value.str.contains(_YES)).list.any()
-        no = fields.list.eval(of_kind & value.str.contains(_NO)).list.any()
-        answers[kind] = pl.when(yes).then(pl.lit(value=True)).when(no).then(pl.lit(value=False))
-    for prefix, (_, tool) in TOOLS.items():
-        has = fields.list.eval(key.str.starts_with(prefix) & value.str.contains(_YES)).list.any()
-        tools.append(pl.when(has).then(pl.lit(tool)))
-    named = pl.concat_list(tools).list.drop_nulls()
-    return {**answers, "SecurityTools": pl.when(named.list.len() > 0).then(named)}
+    sign = pl.when(value.str.contains(_YES)).then(pl.lit("+")).when(value.str.contains(_NO)).then(pl.lit("-"))
+    # The answers of a record as texts such as "+jamf": few, so that asking for each tool is cheap.
+    tool = word.str.extract(f"^({'|'.join(TOOLS)})", 1)
+    answers = fields.list.eval(pl.concat_str(sign, tool))
+    return {kind: _covered(answers, kind) for kind in KINDS} | {"SecurityTools": _named(answers)}
+
+
+def _covered(answers: pl.Expr, kind: str) -> pl.Expr:
+    of_kind = [prefix for prefix, (of, _) in TOOLS.items() if of == kind]
+    yes, no = (answers.list.eval(pl.element().is_in([sign + prefix for prefix in of_kind])).list.any() for sign in "+-")
+    return pl.when(yes).then(pl.lit(value=True)).when(no).then(pl.lit(value=False))
+
+
+def _named(answers: pl.Expr) -> pl.Expr:
+    tools = [pl.when(answers.list.contains(f"+{prefix}")).then(pl.lit(tool)) for prefix, (_, tool) in TOOLS.items()]
+    named = pl.concat_list(tools).list.filter(pl.element().is_not_null())
+    return pl.when(named.list.len() > 0).then(named)

@@ -48,21 +48,25 @@ _RATED: Fields = {
 }
 
 
+def _identified(frame: pl.LazyFrame) -> pl.LazyFrame:
+    identified = frame.with_columns(_id=values.text(pl.col("id")), _owner=values.text(pl.col("owned_by")))
+    return identified.with_columns(_name=_name(pl.col("_id")))
+
+
 def _asset_columns(asset_type: str) -> dict[str, pl.Expr]:
-    identifier = values.text(pl.col("id"))
     notes = [
         pl.when(values.text(pl.col(field)).is_not_null()).then(pl.concat_str(pl.lit(f"{field}="), pl.col(field)))
         for field in ("hosting_type", "investigation_status", "comment")
     ]
     return {
-        "EntityOriginalId": identifier,
-        "AssetId": pl.concat_str(pl.lit("cycognito:"), identifier),
-        "AssetName": _name(identifier),
+        "EntityOriginalId": pl.col("_id"),
+        "AssetId": pl.concat_str(pl.lit("cycognito:"), pl.col("_id")),
+        "AssetName": pl.col("_name"),
         "AssetType": pl.lit(asset_type),
         "AssetOriginalType": pl.col("type"),
         "AssetStatus": pl.col("status"),
-        "OwnerName": values.text(pl.col("owned_by")),
-        "Owners": values.one(pl.col("owned_by")),
+        "OwnerName": pl.col("_owner"),
+        "Owners": values.one(pl.col("_owner")),
         "Organizations": pl.col("organizations"),
         "Tags": pl.col("tags"),
         "CustomFields": values.one(*notes),
@@ -83,20 +87,34 @@ def _rating_columns() -> dict[str, pl.Expr]:
 
 
 def _name(identifier: pl.Expr) -> pl.Expr:
-    return pl.coalesce(identifier.str.extract(r"^[^/]+/(.+)$", 1), identifier)
+    """What follows the kind in an identifier; the identifier itself when it names no kind."""
+    rest = identifier.str.splitn("/", 2).struct.field("field_1")
+    return pl.when(rest != "").then(rest).otherwise(identifier)
+
+
+def _located(frame: pl.LazyFrame, host: pl.Expr) -> pl.LazyFrame:
+    """With the host's address, name and full name, each from the one before: see `values.name`."""
+    return (
+        frame.with_columns(_host=values.host_of(host))
+        .with_columns(_ip=values.ip(pl.col("_host")), _clean=values.clean_name(pl.col("_host")))
+        .with_columns(_host_name=values.name(pl.col("_clean")))
+        .with_columns(_fqdn=values.fqdn(pl.col("_host_name")))
+    )
 
 
 def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Domains, with the addresses that they resolve to and the sub-domains known below them."""
-    own = values.name(pl.coalesce(values.text(pl.col("domain")), _name(pl.col("id"))))
-    below = pl.col("sub_domains").list.eval(pl.element().str.extract(r"^(?:domain/)?(.+)$", 1).str.to_lowercase())
-    return frame.select(
+    below = pl.col("sub_domains").list.eval(values.text(pl.element().str.strip_prefix("domain/").str.to_lowercase()))
+    named = _identified(frame).with_columns(
+        _clean=values.clean_name(pl.coalesce(values.text(pl.col("domain")), pl.col("_name")))
+    )
+    return named.with_columns(_own=values.name(pl.col("_clean"))).select(
         RECORD,
         **_asset_columns("Domain"),
         **_rating_columns(),
-        DvcFQDN=own,
-        DvcDomain=own,
-        Fqdns=values.joined(pl.concat_list(own), below),
+        DvcFQDN=pl.col("_own"),
+        DvcDomain=pl.col("_own"),
+        Fqdns=values.joined(pl.concat_list("_own"), below),
         DvcIpAddr=values.first(pl.col("ip_names")),
         IpAddresses=values.joined(pl.col("ip_names")),
         Locations=pl.col("locations"),
@@ -106,55 +124,61 @@ def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def web_apps(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Web applications: named by an address or by a host."""
-    host = values.host_of(_name(pl.col("id")))
-    return frame.select(
+    return _located(_identified(frame), pl.col("_name")).select(
         RECORD,
         **_asset_columns("Web Application"),
         **_rating_columns(),
-        DvcHostname=values.hostname(host),
-        DvcDomain=values.domain(host),
-        DvcFQDN=values.fqdn(host),
-        Fqdns=values.one(values.fqdn(host)),
-        DvcIpAddr=values.ip(host),
-        IpAddresses=values.one(values.ip(host)),
+        DvcHostname=values.hostname(pl.col("_host_name")),
+        DvcDomain=values.domain(pl.col("_fqdn")),
+        DvcFQDN=pl.col("_fqdn"),
+        Fqdns=values.one(pl.col("_fqdn")),
+        DvcIpAddr=pl.col("_ip"),
+        IpAddresses=values.one(pl.col("_ip")),
         IsInternetFacing=pl.lit(value=True),
     )
 
 
 def ip_ranges(frame: pl.LazyFrame) -> pl.LazyFrame:
     """IP ranges: on the internet when something in them answers."""
-    return frame.select(
+    return _identified(frame).select(
         RECORD,
         **_asset_columns("IP Range"),
-        IpRange=_name(values.text(pl.col("id"))),
+        IpRange=pl.col("_name"),
         IsInternetFacing=pl.col("alive"),
     )
 
 
 def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Issues, linked to the asset that they affect, which need not be exported."""
-    identifier = values.text(pl.col("id"))
-    affected = values.text(pl.col("affected_asset"))
-    host = pl.when(affected.str.contains(r"^(?:ip|webapp|domain)/")).then(values.host_of(_name(affected)))
-    cve = pl.col("issue_id").str.to_uppercase().str.extract(r"^(CVE-\d{4}-\d{4,})$", 1)
-    resolved = values.instant(pl.col("resolved_at"))
-    status = values.text(pl.col("issue_status"))
+    identifier, affected, cve = pl.col("_id"), pl.col("_affected"), pl.col("_cve")
+    resolved, status = pl.col("_resolved"), pl.col("_status")
+    code = pl.col("issue_id").str.to_uppercase()
+    staged = frame.with_columns(
+        _id=values.text(pl.col("id")),
+        _affected=values.text(pl.col("affected_asset")),
+        _cve=pl.when(code.str.contains(r"^CVE-[0-9]{4}-[0-9]{4,}$")).then(code),
+        _resolved=values.instant(pl.col("resolved_at")),
+        _status=values.text(pl.col("issue_status")),
+        _label=values.text(pl.col("severity")),
+    ).with_columns(_name=_name(affected))
+    has_host = affected.str.contains(r"^(?:ip|webapp|domain)/")
+    staged = _located(staged, pl.when(has_host).then(pl.col("_name")))
     closed = resolved.is_not_null() | status.str.contains(_CLOSED).fill_null(value=False)
     method = pl.col("exploitation_method").str.to_lowercase()
-    return frame.select(
+    return staged.select(
         RECORD,
         EntityOriginalId=identifier,
         FindingId=pl.concat_str(pl.lit("cycognito:"), identifier),
         AssetId=pl.concat_str(pl.lit("cycognito:"), affected),
-        AssetName=_name(affected),
+        AssetName=pl.col("_name"),
         FindingTitle=pl.col("title"),
         FindingType=values.mapped(pl.col("issue_type"), _FINDING_TYPES, "Other").fill_null("Other"),
         OriginalFindingType=pl.col("issue_type"),
         DetectionId=pl.col("issue_id"),
         # The vendor writes its summaries' line breaks as " | ".
         Description=pl.col("summary").str.strip_prefix("| ").str.replace_all(" | ", "\n", literal=True),
-        Solution=pl.col("remediation_steps").list.drop_nulls().list.join("\n"),
-        **severity.columns(severity.CYCOGNITO, [values.text(pl.col("severity"))], pl.col("severity_score")),
+        Solution=values.present(pl.col("remediation_steps")).list.join("\n"),
+        **severity.columns(severity.CYCOGNITO, [pl.col("_label")], pl.col("severity_score")),
         CveId=cve,
         CveIds=values.one(cve),
         RiskScore=pl.col("severity_score"),
@@ -168,9 +192,9 @@ def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit("Open"))
         .otherwise(pl.lit("Unknown")),
         OriginalStatus=status,
-        DvcHostname=values.hostname(host),
-        DvcFQDN=values.fqdn(host),
-        DvcIpAddr=values.ip(host),
+        DvcHostname=values.hostname(pl.col("_host_name")),
+        DvcFQDN=pl.col("_fqdn"),
+        DvcIpAddr=pl.col("_ip"),
         OwnerName=values.text(pl.col("owned_by")),
         Organizations=pl.col("organizations"),
         Locations=pl.col("locations"),

@@ -30,6 +30,8 @@ _CLOUDS = {
     "digitalocean instance": "DigitalOcean",
 }
 
+_OWNER = r"^(?:owner|owner name|asset owner|system owner|technical owner)$"
+
 _EXPOSED = r"^(?i:internet[ _-]?facing|public[ _-]?facing|externally exposed|external|dmz)$"
 
 _DEVICE: Fields = {
@@ -65,34 +67,69 @@ _DEVICE: Fields = {
 
 
 def _custom(pattern: str) -> pl.Expr:
-    """The value of the first custom field with a value whose name matches (lower case)."""
-    key = pl.element().struct.field("key").str.to_lowercase().str.strip_chars()
-    value = values.text(pl.element().struct.field("value"))
+    """The value of the first custom field (of those with a value) whose name matches (lower case)."""
     return (
-        pl.col("custom_fields").list.eval(pl.when(key.str.contains(pattern)).then(value)).list.drop_nulls().list.first()
+        pl.col("_fields")
+        .list.filter(pl.element().struct.field("name").str.contains(pattern))
+        .list.first()
+        .struct.field("value")
     )
+
+
+def _parts(column: str, part: str) -> pl.Expr:
+    return pl.col(column).list.eval(pl.element().struct.field(part))
 
 
 def _yes_in(column: str, pattern: str) -> pl.Expr:
     return pl.col(column).list.eval(pl.element().str.strip_chars().str.contains(pattern)).list.any()
 
 
+def _staged(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With what several columns are made of: custom fields that have a value, names, addresses.
+
+    Most custom fields have none (4 of 5 in the recordings), so they go before anything is done to the rest.
+    """
+    key = pl.element().struct.field("key")
+    filled = pl.col("custom_fields").list.filter(values.text(pl.element().struct.field("value")).is_not_null())
+    field = pl.struct(
+        key.alias("key"),
+        key.str.to_lowercase().str.strip_chars().alias("name"),
+        values.text(pl.element().struct.field("value")).alias("value"),
+    )
+    names = pl.concat_list("_label", pl.coalesce(pl.col("aliases"), pl.lit([], pl.List(pl.String))))
+    macs = (values.mac(pl.element().struct.field(part)) for part in ("mac", "macaddress"))
+    return (
+        frame.with_columns(
+            _label=values.text(pl.col("name")),
+            _fields=filled,
+            _addresses=values.joined(_parts("ip_addresses", "ip").list.eval(values.text(pl.element()))),
+            _macs=values.joined(
+                *(pl.col(of).list.eval(mac) for of, mac in zip(("mac_addresses", "ip_addresses"), macs, strict=True))
+            ),
+        )
+        .with_columns(_fields=pl.col("_fields").list.eval(field), _names=values.distinct(values.present(names)))
+        .with_columns(_clean=values.clean_name(pl.col("_label")), _owner=_custom(_OWNER))
+        .with_columns(_host_name=values.name(pl.col("_clean")))
+        .with_columns(_fqdn=values.fqdn(pl.col("_host_name")))
+    )
+
+
 def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Devices, one row each."""
     identifier = pl.coalesce(pl.col("id"), pl.col("device_id")).cast(pl.String)
-    label = values.text(pl.col("name"))
-    addresses = pl.col("ip_addresses").list.eval(values.text(pl.element().struct.field("ip")))
-    macs = pl.col("mac_addresses").list.eval(values.mac(pl.element().struct.field("mac")))
-    address_macs = pl.col("ip_addresses").list.eval(values.mac(pl.element().struct.field("macaddress")))
-    every_mac = values.joined(macs, address_macs)
-    owner = _custom(r"^(?:owner|owner name|asset owner|system owner|technical owner)$")
+    label, owner = pl.col("_label"), pl.col("_owner")
     environment = pl.coalesce(_custom(r"^(?:env|environment)$"), values.text(pl.col("service_level")))
     criticality = _custom(r"criticality|^tier$")
     exposed = _custom(r"^internet[ _-]?facing$").str.to_lowercase()
     network = pl.col("is_it_switch").str.to_lowercase() == "yes"
-    names = pl.concat_list(label, pl.coalesce(pl.col("aliases"), pl.lit([], pl.List(pl.String))))
-    fields = pl.element().struct.field("key"), values.text(pl.element().struct.field("value"))
-    return frame.select(
+    full_names = (
+        pl.col("_names")
+        .list.eval(values.clean_name(pl.element()))
+        .list.eval(values.name(pl.element()))
+        .list.eval(values.fqdn(pl.element()))
+    )
+    fields = pl.element().struct.field("key"), pl.element().struct.field("value")
+    return _staged(frame).select(
         RECORD,
         EntityOriginalId=identifier,
         AssetId=pl.concat_str(pl.lit("device42:"), identifier),
@@ -110,16 +147,16 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit("in service"))
         .when(~pl.col("in_service"))
         .then(pl.lit("out of service")),
-        DvcHostname=values.hostname(label),
-        DvcDomain=values.domain(label),
-        DvcFQDN=values.fqdn(label),
-        Hostnames=values.distinct(names.list.drop_nulls()),
-        Fqdns=values.distinct(names.list.eval(values.fqdn(pl.element())).list.drop_nulls()),
-        DvcIpAddr=values.first(addresses),
-        IpAddresses=values.joined(addresses),
-        DvcMacAddr=every_mac.list.first(),
-        MacAddresses=every_mac,
-        Subnets=values.joined(pl.col("ip_addresses").list.eval(values.text(pl.element().struct.field("subnet")))),
+        DvcHostname=values.hostname(pl.col("_host_name")),
+        DvcDomain=values.domain(pl.col("_fqdn")),
+        DvcFQDN=pl.col("_fqdn"),
+        Hostnames=pl.col("_names"),
+        Fqdns=values.distinct(values.present(full_names)),
+        DvcIpAddr=pl.col("_addresses").list.first(),
+        IpAddresses=pl.col("_addresses"),
+        DvcMacAddr=pl.col("_macs").list.first(),
+        MacAddresses=pl.col("_macs"),
+        Subnets=values.joined(_parts("ip_addresses", "subnet").list.eval(values.text(pl.element()))),
         DvcOs=values.text(pl.col("os")),
         DvcOsVersion=pl.coalesce(values.text(pl.col("osver")), values.text(pl.col("osverno"))),
         SerialNumber=values.text(pl.col("serial_no")),
@@ -136,10 +173,8 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         Environment=values.environment(environment),
         OriginalEnvironment=environment,
         Tags=values.joined(pl.col("tags")),
-        CustomFields=pl.col("custom_fields")
-        .list.eval(pl.when(fields[1].is_not_null()).then(pl.concat_str(fields[0], pl.lit("="), fields[1])))
-        .list.drop_nulls(),
-        **coverage.columns(pl.col("custom_fields")),
+        CustomFields=values.present(pl.col("_fields").list.eval(pl.concat_str(fields[0], pl.lit("="), fields[1]))),
+        **coverage.columns(pl.col("_fields")),
         IsInternetFacing=pl.when(_yes_in("tags", _EXPOSED) | exposed.is_in(["yes", "true", "1"]))
         .then(pl.lit(value=True))
         .when(exposed.is_in(["no", "false", "0"]))

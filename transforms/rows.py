@@ -121,7 +121,7 @@ def _clean(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
         # JSON has no NaN and no infinity.
         return pl.when(column.is_finite()).then(column)
     if isinstance(kind, pl.List):
-        kept = column.list.drop_nulls()
+        kept = column.list.filter(pl.element().is_not_null())
         return pl.when(kept.list.len() > 0).then(kept)
     return column
 
@@ -137,9 +137,9 @@ def _cut(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     over = [name for name, size in largest.items() if size is not None and size > FIELD_LIMIT_BYTES]
     if not over:
         return rows, 0
-    flags = pl.concat_list(
-        [pl.when(sizes[name] > FIELD_LIMIT_BYTES).then(pl.lit(name)) for name in over]
-    ).list.drop_nulls()
+    flags = pl.concat_list([pl.when(sizes[name] > FIELD_LIMIT_BYTES).then(pl.lit(name)) for name in over]).list.filter(
+        pl.element().is_not_null()
+    )
     cut = rows.with_columns(
         FieldsTruncated=pl.when(flags.list.len() > 0).then(flags),
         **{name: _shortened(rows, name, sizes[name]) for name in over},

@@ -122,31 +122,54 @@ def _asset_type(kinds: pl.Expr) -> pl.Expr:
     )
 
 
+def _staged_asset(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With what several columns are made of: names, addresses, cloud identifiers, each step from the one before (see `values.name`)."""
+    full_names = (
+        pl.col("fqdns")
+        .list.eval(values.clean_name(pl.element()))
+        .list.eval(values.name(pl.element()))
+        .list.eval(values.fqdn(pl.element()))
+    )
+    return (
+        frame.with_columns(
+            _id=values.text(pl.col("id")),
+            _host=pl.coalesce(values.first(pl.col(name)) for name in ("hostnames", "netbios_names", "agent_names")),
+            _fqdns=values.present(full_names),
+            _addresses=values.joined(pl.col("ipv4s"), pl.col("ipv6s")),
+            _macs=values.distinct(values.present(pl.col("mac_addresses").list.eval(values.mac(pl.element())))),
+            _azure=pl.coalesce(values.text(pl.col("azure_resource_id")), values.text(pl.col("azure_vm_id"))),
+            _aws=values.text(pl.col("aws_ec2_instance_id")),
+            _gcp=values.text(pl.col("gcp_instance_id")),
+            _kinds=values.present(pl.col("system_types")).list.join(",").str.to_lowercase(),
+            _environment=_tag_value(r"^(?:environment|env)$"),
+        )
+        .with_columns(_fqdn=pl.col("_fqdns").list.first())
+        .with_columns(_clean=values.clean_name(pl.coalesce("_host", "_fqdn")))
+        .with_columns(_host_name=values.name(pl.col("_clean")))
+    )
+
+
 def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Assets, one row each; those that Tenable says are deleted or terminated come with EntityIsDeleted."""
-    identifier = values.text(pl.col("id"))
-    host = pl.coalesce(values.first(pl.col(name)) for name in ("hostnames", "netbios_names", "agent_names"))
-    fqdns = pl.col("fqdns").list.eval(values.fqdn(pl.element())).list.drop_nulls()
-    addresses = values.joined(pl.col("ipv4s"), pl.col("ipv6s"))
-    macs = values.distinct(pl.col("mac_addresses").list.eval(values.mac(pl.element())).list.drop_nulls())
+    staged = _staged_asset(frame)
+    identifier, host, fqdns = pl.col("_id"), pl.col("_host"), pl.col("_fqdns")
+    addresses, macs = pl.col("_addresses"), pl.col("_macs")
     tool = values.mapped(pl.element().struct.field("name"), _TOOLS, None)
     foreign_agent = values.text(pl.col("mcafee_epo_agent_guid")).is_not_null() | (
         pl.col("symantec_ep_hardware_keys").list.len() > 0
     )
     tag = pl.concat_str(pl.element().struct.field("key"), pl.lit("="), pl.element().struct.field("value"))
-    azure = pl.coalesce(values.text(pl.col("azure_resource_id")), values.text(pl.col("azure_vm_id")))
-    aws, gcp = values.text(pl.col("aws_ec2_instance_id")), values.text(pl.col("gcp_instance_id"))
-    kinds = pl.col("system_types").list.drop_nulls().list.join(",").str.to_lowercase()
+    azure, aws, gcp, kinds = pl.col("_azure"), pl.col("_aws"), pl.col("_gcp"), pl.col("_kinds")
     score = pl.col("acr_score")
     gone = pl.col("deleted_at").is_not_null() | pl.col("terminated_at").is_not_null()
-    tagged = _tag_value(r"^(?:environment|env)$")
-    return frame.select(
+    tagged = pl.col("_environment")
+    return staged.select(
         RECORD,
         EntityOriginalId=identifier,
         EntityIsDeleted=gone,
         AssetId=pl.concat_str(pl.lit("tenable:"), identifier),
         AssetName=pl.coalesce(
-            fqdns.list.first(),
+            pl.col("_fqdn"),
             values.text(host),
             values.text(pl.col("aws_ec2_name")),
             addresses.list.first(),
@@ -159,9 +182,9 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
         .when(pl.col("terminated_at").is_not_null())
         .then(pl.lit("terminated"))
         .otherwise(pl.lit("active")),
-        DvcHostname=values.hostname(pl.coalesce(host, fqdns.list.first())),
-        DvcDomain=values.domain(fqdns.list.first()),
-        DvcFQDN=fqdns.list.first(),
+        DvcHostname=values.hostname(pl.col("_host_name")),
+        DvcDomain=values.domain(pl.col("_fqdn")),
+        DvcFQDN=pl.col("_fqdn"),
         Hostnames=values.joined(pl.col("hostnames"), pl.col("netbios_names"), pl.col("agent_names")),
         Fqdns=values.distinct(fqdns),
         DvcIpAddr=addresses.list.first(),
@@ -188,10 +211,10 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
         OriginalCriticality=score.cast(pl.String).str.strip_suffix(".0"),
         Environment=values.environment(tagged),
         OriginalEnvironment=tagged,
-        Tags=pl.col("tags").list.eval(tag).list.drop_nulls(),
+        Tags=values.present(pl.col("tags").list.eval(tag)),
         HasEdr=pl.when(foreign_agent).then(pl.lit(value=True)),
         HasVulnerabilityScanner=pl.col("has_plugin_results") | pl.col("has_agent"),
-        SecurityTools=values.distinct(pl.col("sources").list.eval(tool).list.drop_nulls()),
+        SecurityTools=values.distinct(values.present(pl.col("sources").list.eval(tool))),
         RiskScore=pl.col("exposure_score"),
         Software=pl.col("installed_software"),
         FirstSeen=values.instant(pl.col("first_seen")),
@@ -203,13 +226,34 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
 def _tag_value(pattern: str) -> pl.Expr:
     key = pl.element().struct.field("key").str.to_lowercase()
     matching = pl.when(key.str.contains(pattern)).then(values.text(pl.element().struct.field("value")))
-    return pl.col("tags").list.eval(matching).list.drop_nulls().list.first()
+    return values.first(pl.col("tags").list.eval(matching))
+
+
+def _staged_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With what several columns are made of: the asset's names, CVEs, the words for severity."""
+    asset, plugin = pl.col("asset").struct, pl.col("plugin").struct
+    return (
+        frame.with_columns(
+            _owner=values.text(asset.field("uuid")),
+            _clean=values.clean_name(asset.field("hostname")),
+            _clean_fqdn=values.clean_name(asset.field("fqdn")),
+            _cves=values.joined(plugin.field("cve")),
+            _label=values.text(pl.col("severity")),
+            _risk=values.text(plugin.field("risk_factor")),
+        )
+        .with_columns(_fqdn=values.name(pl.col("_clean_fqdn")), _host_name=values.name(pl.col("_clean")))
+        .with_columns(
+            _fqdn=values.fqdn(pl.col("_fqdn")),
+            _host_name=pl.coalesce(pl.col("_host_name"), values.clean_name(asset.field("netbios_name"))),
+        )
+        .with_columns(_host_name=values.name(pl.col("_host_name")))
+    )
 
 
 def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Vulnerabilities, one row each, also those on assets that the asset export does not have."""
     asset, plugin, port = pl.col("asset").struct, pl.col("plugin").struct, pl.col("port").struct
-    owner = values.text(asset.field("uuid"))
+    owner = pl.col("_owner")
     composite = pl.concat_str(
         owner,
         plugin.field("id").cast(pl.String),
@@ -218,10 +262,9 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
         separator="/",
     )
     identifier = pl.coalesce(values.text(pl.col("finding_id")), composite)
-    host = pl.coalesce(values.name(asset.field("hostname")), asset.field("netbios_name"))
-    full_name = values.fqdn(asset.field("fqdn"))
+    full_name = pl.col("_fqdn")
     cvss3, cvss2 = plugin.field("cvss3_base_score"), plugin.field("cvss_base_score")
-    cves = values.joined(plugin.field("cve"))
+    cves = pl.col("_cves")
     exploited = plugin.field("exploited_by_malware")
     listed = (
         plugin.field("xrefs")
@@ -230,14 +273,14 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
     )
     level = severity.columns(
         severity.TENABLE,
-        [values.text(pl.col("severity")), values.text(plugin.field("risk_factor"))],
+        [pl.col("_label"), pl.col("_risk")],
         pl.col("severity_id"),
         pl.coalesce(cvss3, cvss2),
     )
     state = pl.col("state").str.to_uppercase()
     accepted = pl.col("severity_modification_type").str.to_uppercase() == "ACCEPTED"
     number = port.field("port")
-    return frame.select(
+    return _staged_vulnerability(frame).select(
         RECORD,
         EntityOriginalId=identifier,
         FindingId=pl.concat_str(pl.lit("tenable:"), identifier),
@@ -276,7 +319,7 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
         OriginalStatus=pl.col("state"),
         Port=pl.when(number > 0).then(number),
         Protocol=port.field("protocol").str.to_lowercase(),
-        DvcHostname=values.hostname(host),
+        DvcHostname=values.hostname(pl.col("_host_name")),
         DvcFQDN=full_name,
         DvcIpAddr=values.text(asset.field("ipv4")),
         DvcOs=values.first(asset.field("operating_system")),
