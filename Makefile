@@ -1,0 +1,50 @@
+# A fresh machine needs Python 3.11 or later and make; everything else is set up here, in .venv and .caasm.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test lint types check serve lock clean
+.DEFAULT_GOAL := run
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed, this is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "Setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: local/requirements.txt | $(PY)
+	@echo "Installing the app and its local parts …"
+	@$(PIP) install -r local/requirements.txt
+	@touch $@
+
+$(VENV)/.tests: tests/requirements.txt $(VENV)/.local
+	@echo "Installing the test tools …"
+	@$(PIP) install -r tests/requirements.txt
+	@touch $@
+
+run: $(VENV)/.local        ## a synthetic load of all three products, and what a SOC would ask of it
+	@$(PY) -m local run --source all --assets 5000 --findings 5000 --ask
+
+serve: $(VENV)/.local      ## keep everything up and print the URLs
+	@$(PY) -m local serve
+
+test: $(VENV)/.tests       ## every test
+	@$(PY) -m pytest
+
+lint: $(VENV)/.tests
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: $(VENV)/.tests
+	@$(PY) -m mypy *.py activities bench local orchestrator sentinel sources transforms
+
+check: lint types test     ## what has to be green before a commit
+
+lock: $(VENV)/.tests       ## resolve the requirements anew from pyproject.toml
+	@$(PIP) install uv
+	@for extras in ":requirements.txt" "--extra local:local/requirements.txt" "--extra local --extra dev:tests/requirements.txt"; do \
+	  $(PY) -m uv pip compile pyproject.toml $${extras%%:*} --universal --python-version 3.11 --no-header --no-emit-index-url \
+	    --quiet --output-file $${extras##*:}; done
+
+clean:
+	@rm -rf $(VENV) .caasm
