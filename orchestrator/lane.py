@@ -28,13 +28,14 @@ def lane(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
     policy = Policy.from_wire(work["policy"])
     state = LaneState.of(work["state"])
     until = datetime.fromisoformat(work["until"])
-    for _ in range(STEPS_PER_EXECUTION):
+    for step in range(STEPS_PER_EXECUTION):
         now = context.current_utc_datetime
-        if state.finished or now >= until:
+        # At least one step a turn: under load a turn can be over before the lane begins, and none would ever get anywhere.
+        if state.finished or (step and now >= until):
             return state.wire()
         due = state.due(work["run"], policy, now)
         if not due:
-            wake = state.wake()
+            wake = state.wake(now)
             if wake is None or wake >= until:
                 return state.wire()
             yield context.create_timer(wake)

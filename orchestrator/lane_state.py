@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from contracts import (
     EXPORT,
@@ -23,12 +23,21 @@ from contracts import (
     UploadRequest,
 )
 
-UNBOUNDED_TRIES = 60
+UNBOUNDED_TRIES: Final = 60
+
+PACK_SEGMENTS: Final = 32
+"""Segments of one upload at most: what waits for it is part of the state, and segments may be as small as a page."""
+
+LONGEST_HOLD_S: Final = 86_400.0
+"""No answer holds a step longer than a day; one that asks for more is taken for garbage."""
 
 
 @dataclass(slots=True)
 class LaneState:
-    """The state of one lane between two steps. `ready`: segments with rows to upload, as [segment, JSON bytes (estimated), rows]."""
+    """The state of one lane between two steps. `ready`: segments with rows to upload, as [segment, JSON bytes (estimated), rows].
+
+    `alone`: steps that were taken together broke; they are taken one by one until one answers, so that the one at fault shows.
+    """
 
     stream: str
     lane: int
@@ -42,6 +51,7 @@ class LaneState:
     holds: dict[str, str] = field(default_factory=dict)
     failing: dict[str, JsonDict] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    alone: bool = False
     export_failed: bool = False
     failed: bool = False
     cancelled: bool = False
@@ -83,14 +93,16 @@ class LaneState:
         pack = self._pack(policy)
         if pack:
             steps.append((UPLOAD, UploadRequest(**where, first=pack[0][0], last=pack[-1][0])))
-        return [(name, message.to_wire()) for name, message in steps if not self._held(name, now)]
+        due = [(name, message.to_wire()) for name, message in steps if not self._held(name, now)]
+        return due[:1] if self.alone else due
 
-    def wake(self) -> datetime | None:
-        """When the earliest held step may go on; None when nothing is held."""
-        return min((datetime.fromisoformat(at) for at in self.holds.values()), default=None)
+    def wake(self, now: datetime) -> datetime | None:
+        """When the earliest step that is still held may go on; None when none is."""
+        return min((at for at in map(datetime.fromisoformat, self.holds.values()) if at > now), default=None)
 
     def take(self, step: str, message: JsonDict, answer: JsonDict, policy: Policy, now: datetime) -> None:
         """Note the answer of a step."""
+        self.alone = False
         if "again" in answer:
             self._again(step, answer["again"], answer["retry_after_s"], policy, now)
         elif "stop" in answer:
@@ -101,14 +113,16 @@ class LaneState:
             {EXPORT: self._exported, TRANSFORM: self._transformed, UPLOAD: self._uploaded}[step](message, answer, now)
 
     def broke(self, steps: list[str], reason: str, policy: Policy, now: datetime) -> None:
-        """Note that the step or one beside it failed without an answer: all are idempotent and are taken again."""
+        """Note that one of the steps failed without an answer: all are idempotent and are taken again."""
+        self.alone = len(steps) > 1 or self.alone
         for step in steps:
             self._again(step, reason, 0.0, policy, now)
 
     def _room(self, policy: Policy) -> bool:
         # Back-pressure: what is staged ahead of the upload is bounded, so a slow sink slows the export.
         waiting = sum(size for _, size, _ in self.ready)
-        return len(self.transforming) < policy.staged_ahead and waiting < 2 * policy.pack_bytes
+        short = len(self.transforming) < policy.staged_ahead and len(self.ready) < 2 * PACK_SEGMENTS
+        return short and waiting < 2 * policy.pack_bytes
 
     def _pack(self, policy: Policy) -> list[list[int]]:
         """The segments of the next upload: enough to fill requests well, or all that is left."""
@@ -117,7 +131,7 @@ class LaneState:
         for entry in self.ready:
             pack.append(entry)
             size += entry[1]
-            if size >= policy.pack_bytes:
+            if size >= policy.pack_bytes or len(pack) == PACK_SEGMENTS:
                 return pack
         return [] if self.exporting or self.transforming else pack
 
@@ -134,7 +148,7 @@ class LaneState:
             self._stop(step, {"stop": f"{reason} (tried for {lasted:.0f} s)", "remedy": remedy})
             return
         backoff = min(policy.longest_wait_s, policy.first_wait_s * 2.0 ** (failing["tries"] - 1))
-        self.holds[step] = (now + timedelta(seconds=max(retry_after_s, backoff))).isoformat()
+        self.holds[step] = _later(now, max(backoff, retry_after_s))
 
     def _stop(self, step: str, answer: JsonDict) -> None:
         remedy = answer.get("remedy")
@@ -160,7 +174,7 @@ class LaneState:
             self.segment = message["segment"] + 1
             self._count(exported=answer["records"], bytes=answer["bytes"], failed_pages=answer["failed_pages"])
         if answer["wait_s"] > 0:
-            self.holds[EXPORT] = (now + timedelta(seconds=answer["wait_s"])).isoformat()
+            self.holds[EXPORT] = _later(now, answer["wait_s"])
 
     def _transformed(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:  # noqa: ARG002 - one shape for all
         self.transforming.remove(message["segment"])
@@ -173,3 +187,8 @@ class LaneState:
         self.ready = [entry for entry in self.ready if not message["first"] <= entry[0] <= message["last"]]
         names = ("accepted", "dead_lettered", "possibly_repeated", "requests", "bytes_sent")
         self._count(**{name: answer[name] for name in names})
+
+
+def _later(now: datetime, seconds: float) -> str:
+    # A server's Retry-After ends up here: one of years, or infinity, would be no date.
+    return (now + timedelta(seconds=min(LONGEST_HOLD_S, seconds))).isoformat()

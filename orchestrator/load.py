@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts import CLOSE_RUN, OPEN_RUN, STREAM, CloseRequest, JsonDict, LoadRequest, Plan, Policy, Run
-from orchestrator.lane_state import LaneState
+from orchestrator.lane_state import LONGEST_HOLD_S, LaneState
 from orchestrator.status import status
 
 if TYPE_CHECKING:
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 TURNS_PER_EXECUTION: Final = 12
 TURN_GROWTH: Final = 1.5
+LONGEST_GROWTH_TURNS: Final = 40
+"""Turns after which turns no longer grow: 1.5 to the power of 40 is months, to the power of 1,751 no float."""
 
 BROKEN_TURNS: Final = 5
 """How many turns in a row may end without an answer before the run is given up."""
 
 SHORT_WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 600.0)
-"""How long the run waits between tries of its own two activities: half an hour in all."""
+"""How long the run waits between tries of its own two activities, half an hour in all; and, from the second on, after broken turns."""
 
 
 class LoadFailedError(Exception):
@@ -64,6 +66,8 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
                 return (
                     yield from _close(context, request, plan, states, [f"the orchestration broke: {str(error)[:300]}"])
                 )
+            # Whatever broke it gets time to recover; without it six turns would be over in a second.
+            yield context.create_timer(context.current_utc_datetime + timedelta(seconds=SHORT_WAITS_S[broken]))
         turn += 1
     context.continue_as_new({**work, "states": states, "turn": turn, "broken": broken})
     return None
@@ -78,7 +82,7 @@ def _turn(
     if idle is not None:
         yield context.create_timer(idle)
         now = context.current_utc_datetime
-    seconds = min(policy.longest_turn_s, policy.first_turn_s * TURN_GROWTH**turn)
+    seconds = min(policy.longest_turn_s, policy.first_turn_s * TURN_GROWTH ** min(turn, LONGEST_GROWTH_TURNS))
     shared = {"run": plan.run, "policy": plan.policy, "until": (now + timedelta(seconds=seconds)).isoformat()}
     streams = list(dict.fromkeys(state["stream"] for state in states if not LaneState.of(state).finished))
     tasks = [
@@ -99,7 +103,7 @@ def _idle_until(plan: Plan, states: list[JsonDict], policy: Policy, now: datetim
         state = LaneState.of(wire)
         if state.finished:
             continue
-        wake = state.wake()
+        wake = state.wake(now)
         if wake is None or state.due(plan.run, policy, now):
             return None
         wakes.append(wake)
@@ -156,7 +160,7 @@ def _insist(context: DurableOrchestrationContext, name: str, message: JsonDict) 
             return answer
         trouble = answer["again"]
         if wait_s:
-            delay = timedelta(seconds=max(wait_s, answer["retry_after_s"]))
+            delay = timedelta(seconds=min(LONGEST_HOLD_S, max(wait_s, answer["retry_after_s"])))
             yield context.create_timer(context.current_utc_datetime + delay)
     return {"stop": trouble, "remedy": "when that is mended, start the load again"}
 

@@ -5,7 +5,9 @@ Invariant: pure; at most 16 KB of UTF-16 as the Durable extension demands, becau
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
+from typing import Final
 
 from contracts import JsonDict, LoadRequest, Plan
 from orchestrator.lane_state import LaneState
@@ -24,6 +26,10 @@ _SHOWN = (
 )
 
 
+LONGEST_ESTIMATE_S: Final = 365 * 86_400.0
+"""An end further away than a year is no estimate (a source may name any total)."""
+
+
 def status(
     request: LoadRequest,
     phase: str,
@@ -39,17 +45,17 @@ def status(
     for lane in lanes:
         stream = streams.setdefault(
             lane.stream,
-            {**dict.fromkeys(_SHOWN, 0), "lanes": 0, "lanes_done": 0, "expected": expected.get(lane.stream)},
+            {**dict.fromkeys(_SHOWN, 0), "lanes": 0, "lanes_done": 0, "expected": _count(expected.get(lane.stream))},
         )
         for name in _SHOWN:
             stream[name] += lane.counts.get(name, 0)
         stream["lanes"] += 1
         stream["lanes_done"] += lane.finished
-        stream["expected"] = lane.total if lane.total is not None else stream["expected"]
+        stream["expected"] = _count(lane.total) if lane.total is not None else stream["expected"]
     elapsed_s = max(0.0, (now - datetime.fromisoformat(request.started_at)).total_seconds())
     done = sum(stream["exported"] for stream in streams.values())
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
-    trouble = [f"{lane.stream}: {failing['reason']}"[:200] for lane in lanes for failing in lane.failing.values()]
+    trouble = [f"{lane.stream}: {failing['reason']}" for lane in lanes for failing in lane.failing.values()]
     reasons = manifest["reasons"] if manifest is not None else [reason for lane in lanes for reason in lane.reasons]
     return {
         "phase": phase,
@@ -59,16 +65,29 @@ def status(
         "started_at": request.started_at,
         "elapsed_s": round(elapsed_s, 1),
         "rate": round(rate, 1),
-        "estimated_end_at": _end(streams, done, rate, now) if phase == "loading" else None,
+        "estimated_end_at": _end(streams, rate, now) if phase == "loading" else None,
         "streams": streams,
-        "trouble": trouble[:3],
-        "reasons": [reason[:400] for reason in reasons[:3]],
+        "trouble": [_fitting(text, 200) for text in trouble[:3]],
+        "reasons": [_fitting(text, 400) for text in reasons[:3]],
     }
 
 
-def _end(streams: dict[str, JsonDict], done: int, rate: float, now: datetime) -> str | None:
-    totals = [stream["expected"] for stream in streams.values()]
-    if rate <= 0 or any(total is None for total in totals):
+def _end(streams: dict[str, JsonDict], rate: float, now: datetime) -> str | None:
+    going = [stream for stream in streams.values() if stream["lanes_done"] < stream["lanes"]]
+    if rate <= 0 or any(stream["expected"] is None for stream in going):
         return None
-    left = max(0, sum(totals) - done)
-    return (now + timedelta(seconds=left / rate)).isoformat(timespec="seconds")
+    left_s = sum(max(0, stream["expected"] - stream["exported"]) for stream in going) / rate
+    return (now + timedelta(seconds=left_s)).isoformat(timespec="seconds") if left_s <= LONGEST_ESTIMATE_S else None
+
+
+def _count(total: int | None) -> int | None:
+    """A source's total, unless it cannot be one: some say -1 for "I do not know"."""
+    return total if total is not None and total >= 0 else None
+
+
+def _fitting(text: str, room: int) -> str:
+    """The beginning of the text whose JSON takes at most `room` characters: an escaped one can take twelve."""
+    text = text[:room]
+    while len(json.dumps(text)) > room + 2:
+        text = text[: len(text) - max(1, (len(json.dumps(text)) - room) // 12)]
+    return text

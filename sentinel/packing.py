@@ -81,7 +81,7 @@ def cut(lines: bytes, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[
 
 
 def halve(lines: bytes, chunk: Chunk) -> tuple[Chunk, Chunk]:
-    """The chunk as two, cut at the row boundary nearest to its middle; it must have at least two rows."""
+    """The chunk as two, cut at the first row boundary from its middle on (the last before it if there is none); it must have at least two rows."""
     middle = (chunk.start + chunk.end) // 2
     at = lines.find(b"\n", middle, chunk.end)
     if at == -1:
