@@ -26,9 +26,10 @@ def _describe(body: bytes) -> str:
 
 
 def records_of(body: bytes, key: str | None = None) -> Sequence[msgspec.Raw]:
-    """The records of a page, undecoded: the body itself, or the array under `key` of its envelope. An empty body or null is no record."""
-    if not body.strip() or body.strip() == b"null":
-        return ()
+    """The records of a page, undecoded: the body itself, or the array under `key` of its envelope.
+
+    Raises UnreadablePageError for anything else, an empty body and null among it: who ends a walk there takes a fault for the end.
+    """
     try:
         if key is None:
             return _RECORDS.decode(body)
@@ -36,7 +37,7 @@ def records_of(body: bytes, key: str | None = None) -> Sequence[msgspec.Raw]:
         if key not in envelope:
             raise UnreadablePageError(f"the page has no {key!r}: {_describe(body)}", body)
         return _RECORDS.decode(envelope[key])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadablePageError(
             f"the page is not the JSON it should be ({error}): {_describe(body)}", body
         ) from error
@@ -50,14 +51,32 @@ def _integer(body: bytes, key: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def _page_of(status: int, body: bytes, key: str | None) -> Sequence[msgspec.Raw]:
+    """The records of a numbered page; none for 204, which says that nothing is there."""
+    return () if status == 204 else records_of(body, key)
+
+
 def _same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) -> str:
-    """The page's digest; raises when the page before had the very same bytes, which is how an ignored page parameter looks."""
-    digest = hashlib.sha256(body).hexdigest()[:16]
+    """The records' digest; raises when the page before had the very same, which is how an ignored page parameter looks.
+
+    Of the records, not of the body: an envelope may hold the time, or the parameter that was ignored.
+    """
+    digest = hashlib.sha256(b",".join(records)).hexdigest()[:16]
     if records and cursor.get("last") == digest:
         raise UnreadablePageError(
-            "the source gave the very bytes of the page before: it does not follow the page parameter", body
+            "the source gave the very records of the page before: it does not follow the page parameter", body
         )
     return digest
+
+
+def _behind(cursor: JsonDict, following: JsonDict) -> JsonDict | None:
+    """The cursor behind a page that cannot be read; None for the third in a row: the lane would walk on for ever.
+
+    It keeps the digest of the last page that could be read, or an ignored page parameter would look new again.
+    """
+    skipped = cursor.get("skipped", 0)
+    last = {"last": cursor["last"]} if "last" in cursor else {}
+    return None if skipped >= 2 else {**following, **last, "skipped": skipped + 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +112,15 @@ class PageNumber:
         return Fetch(self._request(cursor["page"], self.size), cursor["page"])
 
     def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:  # noqa: ARG002 - the protocol's
-        """A short page is no end: only an empty one is."""
-        records = records_of(body, self.records_key)
+        """A short page is no end: only an empty one is, or 204."""
+        records = _page_of(status, body, self.records_key)
         digest = _same_again(cursor, body, records)
         following = {"page": cursor["page"] + cursor["step"], "step": cursor["step"], "last": digest}
         return Parsed(records, following if records else {**cursor, "ended": True})
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
-        """Page numbers do not depend on what a page held; two unreadable pages in a row end the lane, which would walk on for ever."""
-        if cursor.get("skipped", 0) >= 2:
-            return None
-        return {
-            "page": cursor["page"] + cursor["step"],
-            "step": cursor["step"],
-            "skipped": cursor.get("skipped", 0) + 1,
-        }
+        """Page numbers do not depend on what a page held."""
+        return _behind(cursor, {"page": cursor["page"] + cursor["step"], "step": cursor["step"]})
 
     def close(self, cursor: JsonDict) -> Request | None:  # noqa: ARG002 - the protocol's
         """Nothing to close."""
@@ -156,8 +169,13 @@ class OffsetLimit:
         return Fetch(self._request(cursor["offset"], self._limit(cursor)), cursor["offset"])
 
     def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:  # noqa: ARG002 - the protocol's
-        """The offset moves by the records received, never by the limit that was asked for: servers cap it silently."""
-        records = records_of(body, self.records_key)
+        """The offset moves by the records received, never by the limit that was asked for: servers cap it silently.
+
+        What a server gives beyond the lane's range, ignoring the limit, is the next lane's to take.
+        """
+        records = _page_of(status, body, self.records_key)
+        if cursor["end"] is not None:
+            records = records[: cursor["end"] - cursor["offset"]]
         total = _integer(body, self.total_key)
         digest = _same_again(cursor, body, records)
         following = {"offset": cursor["offset"] + len(records), "end": cursor["end"], "last": digest}
@@ -165,13 +183,7 @@ class OffsetLimit:
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
         """Behind the records that the page should have held; the ledger names the page, and the run is not complete."""
-        if cursor.get("skipped", 0) >= 2:
-            return None
-        return {
-            "offset": cursor["offset"] + self._limit(cursor),
-            "end": cursor["end"],
-            "skipped": cursor.get("skipped", 0) + 1,
-        }
+        return _behind(cursor, {"offset": cursor["offset"] + self._limit(cursor), "end": cursor["end"]})
 
     def close(self, cursor: JsonDict) -> Request | None:  # noqa: ARG002 - the protocol's
         """Nothing to close."""
@@ -212,7 +224,8 @@ class ExportJob:
             return Fetch(Request("POST", self.path, json=body, accept=(409,)), None)
         if cursor.get("todo"):
             chunk = cursor["todo"][0]
-            return Fetch(Request("GET", f"{self.path}/{job}/chunks/{chunk}"), chunk)
+            # A chunk that failed, or has expired, is set aside like one that cannot be read: 404 says nothing about the URL.
+            return Fetch(Request("GET", f"{self.path}/{job}/chunks/{chunk}", accept=(404,)), chunk)
         if cursor.get("state") == "FINISHED":
             return Done()
         if cursor.get("state") in {"ERROR", "CANCELLED"}:
@@ -224,7 +237,10 @@ class ExportJob:
     def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:
         """An answer of any of the three requests."""
         if fetch.page is not None:
-            records = records_of(body)
+            if status == 404:
+                raise UnreadablePageError(f"the job has no chunk {fetch.page}: {_describe(body)}", body)
+            # Chunks are listed, so an empty one ends nothing.
+            records = records_of(body) if body.strip() not in {b"", b"null"} else ()
             return Parsed(records, self._did(cursor, fetch.page))
         try:
             answer = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -232,14 +248,14 @@ class ExportJob:
                 key = self.adopt_key if status == 409 else self.id_key
                 return Parsed((), {**cursor, "job": msgspec.json.decode(answer[key], type=str)})
             state = msgspec.json.decode(answer["status"], type=str).upper()
-            available = msgspec.json.decode(answer.get("chunks_available", b"[]"), type=list[int])
-            failed = msgspec.json.decode(answer.get("chunks_failed", b"[]"), type=list[int])
-        except (msgspec.DecodeError, KeyError) as error:
+            listed = msgspec.json.decode(answer.get("chunks_available", b"[]"), type=list[int] | None) or []
+            failed = msgspec.json.decode(answer.get("chunks_failed", b"[]"), type=list[int] | None) or []
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
             raise UnreadablePageError(
                 f"the export job's answer is not what it should be: {_describe(body)}", body
             ) from error
         done = cursor.get("done", [])
-        todo = sorted(chunk for chunk in {*available, *failed} if not within(done, chunk))
+        todo = sorted(chunk for chunk in {*listed, *failed} if not within(done, chunk))
         return Parsed((), {**cursor, "state": state, "todo": todo, "polled": not todo})
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:
@@ -259,8 +275,11 @@ class ExportJob:
 
 
 def resting(cursor: JsonDict) -> JsonDict:
-    """The cursor as it is kept between two activities: without what the next one asks the product for again."""
-    return {key: value for key, value in cursor.items() if key not in {"todo", "polled"}}
+    """The cursor as it is kept between two activities: without what the next one asks the product for again.
+
+    The job's state goes with its list of chunks: FINISHED without the list would look like the end.
+    """
+    return {key: value for key, value in cursor.items() if key not in {"todo", "polled", "state"}}
 
 
 def within(ranges: list[list[int]], number: int) -> bool:
