@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from transforms import values
+
 TOOLS: Mapping[str, tuple[str, str]] = {
     "sentinelone": ("HasEdr", "SentinelOne"),
     "crowdstrike": ("HasEdr", "CrowdStrike Falcon"),
@@ -53,5 +55,4 @@ def _covered(answers: pl.Expr, kind: str) -> pl.Expr:
 
 def _named(answers: pl.Expr) -> pl.Expr:
     tools = [pl.when(answers.list.contains(f"+{prefix}")).then(pl.lit(tool)) for prefix, (_, tool) in TOOLS.items()]
-    named = pl.concat_list(tools).list.filter(pl.element().is_not_null())
-    return pl.when(named.list.len() > 0).then(named)
+    return values.one(*tools)

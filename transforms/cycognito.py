@@ -114,7 +114,7 @@ def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
         **_rating_columns(),
         DvcFQDN=pl.col("_own"),
         DvcDomain=pl.col("_own"),
-        Fqdns=values.joined(pl.concat_list("_own"), below),
+        Fqdns=values.joined(values.listed(pl.col("_own")), below),
         DvcIpAddr=values.first(pl.col("ip_names")),
         IpAddresses=values.joined(pl.col("ip_names")),
         Locations=pl.col("locations"),

@@ -96,7 +96,6 @@ def _staged(frame: pl.LazyFrame) -> pl.LazyFrame:
         key.str.to_lowercase().str.strip_chars().alias("name"),
         values.text(pl.element().struct.field("value")).alias("value"),
     )
-    names = pl.concat_list("_label", pl.coalesce(pl.col("aliases"), pl.lit([], pl.List(pl.String))))
     macs = (values.mac(pl.element().struct.field(part)) for part in ("mac", "macaddress"))
     return (
         frame.with_columns(
@@ -107,7 +106,10 @@ def _staged(frame: pl.LazyFrame) -> pl.LazyFrame:
                 *(pl.col(of).list.eval(mac) for of, mac in zip(("mac_addresses", "ip_addresses"), macs, strict=True))
             ),
         )
-        .with_columns(_fields=pl.col("_fields").list.eval(field), _names=values.distinct(values.present(names)))
+        .with_columns(
+            _fields=pl.col("_fields").list.eval(field),
+            _names=values.joined(values.listed(pl.col("_label")), pl.col("aliases")),
+        )
         .with_columns(_clean=values.clean_name(pl.col("_label")), _owner=_custom(_OWNER))
         .with_columns(_host_name=values.name(pl.col("_clean")))
         .with_columns(_fqdn=values.fqdn(pl.col("_host_name")))
