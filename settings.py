@@ -7,6 +7,7 @@ Invariant: a secret is only in `SourceSettings.secrets` and in the storage conne
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -77,7 +78,9 @@ class Settings:
         """Every secret value, for redaction."""
         values = [secret for source in self.sources.values() for secret in source.secrets.values()]
         parts = dict(part.split("=", 1) for part in self.staging_connection_string.split(";") if "=" in part)
-        return [value for value in (*values, parts.get("AccountKey", "")) if value]
+        values += [parts.get("AccountKey", ""), parts.get("SharedAccessSignature", "")]
+        # The longest first: a secret may be the beginning of another.
+        return sorted({value for value in values if value}, key=lambda value: (-len(value), value))
 
     def redacted(self, text: str) -> str:
         """The text with every secret replaced by ***."""
@@ -88,8 +91,22 @@ class Settings:
 
 def is_loopback_http(url: str) -> bool:
     """Whether the URL is plain http to this machine."""
-    parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname in LOOPBACK
+    scheme, host = _place(url)
+    return scheme == "http" and host in LOOPBACK
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Scheme and host of a URL; two empty texts for what is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", ""
+    return parts.scheme, parts.hostname or ""
+
+
+def _usable(url: str) -> bool:
+    scheme, host = _place(url)
+    return (scheme == "https" and host != "") or is_loopback_http(url)
 
 
 class _Reader:
@@ -104,8 +121,12 @@ class _Reader:
 
     def url(self, name: str, default: str = "") -> str:
         value = self.text(name, default).rstrip("/")
-        if value and not (value.startswith("https://") or is_loopback_http(value)):
-            self.problems.append(f"{name} must begin with https:// (http:// is for loopback only), not {value!r}")
+        if value and not _usable(value):
+            # Only scheme and host are quoted: a pasted URL may carry a password or a signature.
+            shown = "://".join(part for part in _place(value) if part)
+            self.problems.append(
+                f"{name} must begin with https:// and a host (http:// is for loopback only), not {shown!r}"
+            )
         return value
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
@@ -117,10 +138,14 @@ class _Reader:
             return default
         if not low <= value <= high:
             self.problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+            return default
         return value
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
-        return int(self.number(name, default, low, high))
+        value = self.number(name, default, low, high)
+        if value != int(value):
+            self.problems.append(f"{name} must be a whole number, not {value:g}")
+        return int(value)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -154,8 +179,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         lanes=reader.whole("LANES", 0, 0, 64),
         policy=_policy(reader),
     )
-    if reader.problems:
-        raise SettingsError(f"{len(reader.problems)} settings are missing or wrong", "; ".join(reader.problems))
+    problems = list(dict.fromkeys(reader.problems))
+    if problems:
+        raise SettingsError(f"{len(problems)} settings are missing or wrong", "; ".join(problems))
     return settings
 
 
@@ -204,24 +230,32 @@ def _destinations(reader: _Reader) -> tuple[DestinationSettings, ...]:
         return (DestinationSettings("sentinel", endpoint, rule, audience, _streams()),)
     try:
         entries: list[dict[str, Any]] = json.loads(listed)
-        found = tuple(
-            DestinationSettings(
-                entry["name"],
-                entry["endpoint"].rstrip("/"),
-                entry["dcr_immutable_id"],
-                entry.get("audience", audience),
-                {**_streams(), **entry.get("streams", {})},
-            )
-            for entry in entries
-        )
+        found = tuple(_destination(entry, audience) for entry in entries)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reader.problems.append(
-            f"DESTINATIONS must be a JSON array of objects with name, endpoint and dcr_immutable_id ({type(error).__name__})"
+            "DESTINATIONS must be a JSON array of objects with name, endpoint and dcr_immutable_id, texts that are not empty "
+            f"({type(error).__name__})"
         )
         return ()
     if not found or len({destination.name for destination in found}) != len(found):
         reader.problems.append("DESTINATIONS must name at least one destination, each by a name of its own")
     for destination in found:
-        if not (destination.endpoint.startswith("https://") or destination.local):
-            reader.problems.append(f"DESTINATIONS: the endpoint of {destination.name!r} must begin with https://")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", destination.name):
+            reader.problems.append(
+                f"DESTINATIONS: the name {destination.name!r} must be lower-case letters, digits and dashes (it is part of blob names)"
+            )
+        if not _usable(destination.endpoint):
+            reader.problems.append(
+                f"DESTINATIONS: the endpoint of {destination.name!r} must begin with https:// and a host"
+            )
     return found
+
+
+def _destination(entry: dict[str, Any], audience: str) -> DestinationSettings:
+    """A destination of the list. Raises ValueError, KeyError or TypeError for an entry that is none."""
+    name, endpoint, rule = (entry[key] for key in ("name", "endpoint", "dcr_immutable_id"))
+    streams = {**_streams(), **entry.get("streams", {})}
+    wanted = [name, endpoint, rule, entry.get("audience", audience), *streams.values()]
+    if not all(isinstance(value, str) and value.strip() for value in wanted):
+        raise ValueError("a value is empty or no text")
+    return DestinationSettings(name, endpoint.rstrip("/"), rule, entry.get("audience", audience), streams)

@@ -37,7 +37,7 @@ AMBIGUOUS_STATUSES: Final = frozenset({408, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The service's answer to one body. `status` 0: no answer came (the connection was lost or timed out)."""
+    """The service's answer to one body. `status` 0: no answer came (the connection was lost or timed out); -1: nothing was sent."""
 
     status: int
     message: str = ""
@@ -62,7 +62,12 @@ class LogsIngestionSink:
 
     def post(self, stream: str, body: bytes) -> Answer:
         """One request; the SDK's own retries are off, since `Sender` decides (and must know of every attempt)."""
-        from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+        from azure.core.exceptions import (
+            ClientAuthenticationError,
+            HttpResponseError,
+            ServiceRequestError,
+            ServiceResponseError,
+        )
 
         try:
             self.client.upload(
@@ -75,6 +80,9 @@ class LogsIngestionSink:
                 connection_timeout=10,
             )
         except HttpResponseError as error:
+            if isinstance(error, ClientAuthenticationError) and error.response is None:
+                # The credential gave no token, so nothing was sent.
+                return Answer(-1, f"no token: {(error.message or '')[:300]}")
             asked = getattr(error.response, "headers", {}).get("Retry-After")
             return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked))
         except ServiceRequestError as error:
@@ -87,9 +95,11 @@ class LogsIngestionSink:
 
 def _seconds(retry_after: str | None) -> float | None:
     try:
-        return float(retry_after) if retry_after is not None else None
+        seconds = float(retry_after) if retry_after is not None else None
     except ValueError:
         return None
+    # "nan", "inf" and "-1" are floats too.
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

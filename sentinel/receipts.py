@@ -2,7 +2,7 @@
 
 Invariant: a pack's log only grows. A part of it (a byte range of the pack's NDJSON) is settled once a line says that it was accepted or refused, and a
 settled part is never sent again. A try that has no end in the log (a crash, or a copy that is still at it) leaves everything that was
-unsettled in doubt: it is sent again and counted as possibly repeated.
+unsettled in doubt: it is sent again and counted as possibly repeated. So is what one copy settled while another may have sent it too.
 """
 
 from __future__ import annotations
@@ -61,22 +61,33 @@ class Receipts:
     chunks: int = 0
 
     @classmethod
-    def of(cls, lines: Sequence[Line]) -> Receipts:
-        """Read a log, oldest line first."""
+    def of(cls, lines: Sequence[Line], own: str = "") -> Receipts:
+        """Read a log, oldest line first. `own`: the try that reads it, which is in no doubt about itself.
+
+        A try must write its `opened` line before it reads what is left: of two copies, the later one then always sees the other.
+        """
         receipts = cls()
-        running: set[str] = set()
+        running: dict[str, int] = {}
+        settled_by: list[tuple[str, Range]] = []
         for line in lines:
             if "try" in line:
-                running.add(line["try"])
+                if line["try"] != own:
+                    running[line["try"]] = len(settled_by)
             elif "end" in line:
-                running.discard(line["end"])
+                running.pop(line["end"], None)
                 receipts.doubts += [(low, high) for low, high in line["doubts"]]
                 receipts.requests += line["requests"]
                 receipts.body_bytes += line["body_bytes"]
                 receipts.wire_bytes += line["wire_bytes"]
             else:
                 receipts._settle(line)
+                if line["status"] == 204:
+                    settled_by.append((line["by"], (line["part"][0], line["part"][1])))
         receipts.all_in_doubt = bool(running)
+        # What a try gave up in doubt, or may have sent before it crashed, and a copy of it settled.
+        receipts.ambiguous += [part for _, part in settled_by if _overlaps(receipts.doubts, part)]
+        for attempt, opened_at in running.items():
+            receipts.ambiguous += [part for by, part in settled_by[opened_at:] if by != attempt]
         return receipts
 
     def _settle(self, line: Line) -> None:
