@@ -24,14 +24,14 @@ QUESTIONS = (
         | summarize arg_max(TimeGenerated, *) by AssetId
         | project AssetName, AssetType, DvcIpAddr, Environment, OwnerName, EntityProduct
         | order by AssetName asc
-        | take 10
+        | take 5
         """,
     ),
     Question(
-        "Which critical or high findings with an exploit are open on assets that the internet can reach?",
+        "Which assets on the internet have the most open critical findings that an exploit exists for?",
         """
         CAASM_Findings_CL
-        | where FindingStatus == 'Open' and Severity in ('Critical', 'High') and IsExploitAvailable == true
+        | where FindingStatus == 'Open' and Severity == 'Critical' and IsExploitAvailable == true
         | summarize arg_max(TimeGenerated, *) by FindingId
         | join kind=inner (
             CAASM_Assets_CL
@@ -39,9 +39,9 @@ QUESTIONS = (
             | summarize arg_max(TimeGenerated, *) by AssetId
             | project AssetId, AssetType
           ) on AssetId
-        | project Severity, FindingTitle, CveId, AssetName, AssetType, LastSeen
-        | order by Severity asc, AssetName asc
-        | take 10
+        | summarize Findings=count(), LastSeen=max(LastSeen) by AssetName, AssetType
+        | order by Findings desc, AssetName asc
+        | take 5
         """,
     ),
     Question(
@@ -52,7 +52,7 @@ QUESTIONS = (
         | summarize Assets=count(), WithEdr=countif(HasEdr == true), WithoutEdr=countif(HasEdr == false),
                     Scanned=countif(HasVulnerabilityScanner == true) by EntityProduct, Environment
         | order by Assets desc
-        | take 12
+        | take 8
         """,
     ),
 )

@@ -6,9 +6,11 @@ Invariant: the same figures and words as the status and the manifest; on a termi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -132,18 +134,29 @@ def _traffic(console: Console, outcome: Outcome) -> None:
 def result(
     console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], limit: int = 50
 ) -> None:
-    """A query's result as a table; says how many rows were left out."""
-    shown = list(rows)
-    table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in shown[:limit]:
-        table.add_row(*("" if value is None else _short(value) for value in row))
+    """A query's result as a table, a line a row; says how many rows were left out."""
+    every = list(rows)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    numeric = [
+        bool(every) and all(isinstance(row[at], int | float | None) for row in every) for at in range(len(columns))
+    ]
+    for column, is_number in zip(columns, numeric, strict=True):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if is_number else "left")
+    for row in every[:limit]:
+        table.add_row(*(_cell(value) for value in row))
     console.print(table)
-    if len(shown) > limit:
-        console.print(f"… and {len(shown) - limit:,} more rows")
+    if len(every) > limit:
+        console.print(f"… and {len(every) - limit:,} more rows")
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else text[:119] + "…"
+def _cell(value: Any) -> Text:
+    if value is None:
+        return Text("")
+    if isinstance(value, bool):
+        return Text(str(value).lower())
+    if isinstance(value, int):
+        return Text(f"{value:,}")
+    if isinstance(value, datetime):
+        return Text(f"{value:%Y-%m-%d %H:%M}")
+    # Product texts may hold what the terminal would take for markup or a new line.
+    return Text(" ".join(str(value).split()))
