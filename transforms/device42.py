@@ -60,8 +60,6 @@ _DEVICE: Fields = {
     "building": str,
     "room": str,
     "rack": str,
-    "category": str,
-    "notes": str,
     "last_updated": str,
 }
 

@@ -92,7 +92,7 @@ _VULNERABILITY: Fields = {
         "exploit_available": bool,
         "exploited_by_malware": bool,
         "see_also": [str],
-        "xrefs": [{"type": str, "id": str}],
+        "xrefs": [{"type": str}],
     },
     "port": {"port": int, "protocol": str},
     "severity": str,
