@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint types check serve lock clean
+.PHONY: run test lint types check generate serve lock clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -39,6 +39,9 @@ types: $(VENV)/.tests
 	@$(PY) -m mypy *.py activities bench local orchestrator sentinel sources transforms
 
 check: lint types test     ## what has to be green before a commit
+
+generate: $(VENV)/.local   ## what is made from the table contract
+	@$(PY) -m sentinel.reference
 
 lock: $(VENV)/.tests       ## resolve the requirements anew from pyproject.toml
 	@$(PIP) install uv
