@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from activities.deps import CancelWatch, Deps
 from contracts import Cancelled, ExportRequest, ExportResult, JsonDict, Run, Stop, TryAgain
-from sources.paging import resting
+from sources.paging import resting, unasked
 from sources.reader import Ended, Page, Paused
 
 RAW_SCHEMA = pa.schema([("page", pa.int64()), ("ordinal", pa.int32()), ("record", pa.binary())])
@@ -91,8 +91,10 @@ def _walk(request: ExportRequest, deps: Deps, segment: _Segment, name: str) -> E
     reader, stream = deps.reader(run.source), deps.stream(run, request.stream)
     until = deps.clock() + deps.budgets.export_s
     wait_s, exhausted, problem = 0.0, False, ""
+    # A job that is waited for is still the lane's first segment, hours after the first answer.
+    first = request.segment == 0 and unasked(request.cursor)
     try:
-        for item in reader.walk(stream, request.cursor, first_contact=request.segment == 0):
+        for item in reader.walk(stream, request.cursor, first_contact=first):
             if isinstance(item, Page):
                 segment.add(item)
                 watch.check()

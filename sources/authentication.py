@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -65,7 +65,6 @@ class Login:
     header: str = "Authorization"
     scheme: str = "Bearer {token}"
     holds_s: float = 3_000.0
-    ok: frozenset[int] = field(default_factory=lambda: frozenset({200, 201}))
 
     def headers(self, secrets: Mapping[str, str]) -> dict[str, str]:  # noqa: ARG002 - the protocol's
         """None before the login."""
@@ -81,7 +80,8 @@ class Login:
             token = msgspec.json.decode(body)
             for key in self.token_path:
                 token = token[key]
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            token = msgspec.convert(token, str)
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise Stop(
                 f"the login at {self.path} answered {status} without a token at {'.'.join(self.token_path)}",
                 "check the source's URL: is it the product's API?",

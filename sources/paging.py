@@ -282,6 +282,11 @@ def resting(cursor: JsonDict) -> JsonDict:
     return {key: value for key, value in cursor.items() if key not in {"todo", "polled", "state"}}
 
 
+def unasked(cursor: JsonDict) -> bool:
+    """Whether nothing was asked yet at the first cursor of a lane: a job that has been created says that the source answers."""
+    return cursor.get("job") is None
+
+
 def within(ranges: list[list[int]], number: int) -> bool:
     """Whether the number is in one of the ranges, both ends included."""
     return any(low <= number <= high for low, high in ranges)

@@ -7,6 +7,7 @@ no error text, log or exception holds a secret, because secrets only ever are in
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -25,7 +26,13 @@ from sources.model import Done, Fetch, Parsed, Request, Source, Stream, Unreadab
 RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 WAIT_HEADERS: Final = ("Retry-After", "X-RateLimit-ToWait-Sec", "RateLimit-Reset")
-"""Headers in which products were seen to say for how many seconds to wait (reference/sources.md §0)."""
+"""Headers in which products were seen to say for how long to wait: seconds, a date, or a Unix time (reference/sources.md §4.3)."""
+
+LONGEST_ASKED_WAIT_S: Final = 86_400.0
+"""No header makes a run wait longer, nor for ever."""
+
+UNIX_TIMES_BEGIN: Final = 1_000_000_000
+"""A larger number of seconds is a moment (after 2001), no duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,8 @@ class Reader:
         """Status and body of a request's answer, after as many tries as `patience` allows.
 
         Raises TryAgain when the source may answer later, Stop when somebody has to change something. On first contact a source that
-        cannot be reached is Stop: a wrong name looks like that, and nobody wants to wait half an hour to read so.
+        cannot be reached is Stop: a wrong name looks like that, and nobody wants to wait half an hour to read so. A source that this reader
+        has reached before is never that.
         """
         refused = 0
         problem: CaasmError = TryAgain("not tried")
@@ -126,7 +134,7 @@ class Reader:
                     raise
             if attempt + 1 < self.patience.attempts:
                 self.sleep(pause)
-        if first_contact and isinstance(problem, _UnreachableError):
+        if first_contact and not self._welcome and isinstance(problem, _UnreachableError):
             raise Stop(problem.reason, f"check {self._setting('URL')} and the network's rules")
         raise problem
 
@@ -182,14 +190,18 @@ class Reader:
 
     def _attempt(self, request: Request) -> tuple[int, bytes]:
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "caasm-sentinel"}
-        headers |= self.source.authentication.headers(self.secrets) | self._login()
+        token = self._login()
+        headers |= self.source.authentication.headers(self.secrets) | token
         status, answered, body = self._exchange(request, headers)
         if 200 <= status < 300 or status in request.accept:
             self._welcome = True
             return status, body
         if status in self.source.reauthenticate_on:
-            self._token = None
-            raise self._not_welcome(status)
+            with self._lock:
+                # Another thread may have a new token by now: the refusal of the old one says nothing about that.
+                if self._token is token:
+                    self._token = None
+            raise self._not_welcome(f"answered {status}: it does not accept the credentials")
         if status in RETRIED_STATUSES:
             what = f"{self.source.name} answered {status} to {request.method} {request.path}"
             raise TryAgain(what, _asked_wait(answered) or 0.0)
@@ -214,6 +226,10 @@ class Reader:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             what = f"{request.method} {request.path}: {_kind(error)}"
             raise _UnreachableError(f"{self.source.name} cannot be reached ({what})") from error
+        except ValueError:
+            # Of http.client, about a header: it quotes the value, so neither its text nor its traceback may go on.
+            reason = "cannot be asked: a secret has a character that no HTTP header can carry (a line break, a typographic dash)"
+            raise Stop(*self._credentials(reason)) from None
         return answer.status, answer.headers, content
 
     def _content(self, answer: urllib3.BaseHTTPResponse, request: Request) -> bytes:
@@ -239,17 +255,20 @@ class Reader:
                 if status in RETRIED_STATUSES:
                     raise TryAgain(f"the login at {self.source.name} answered {status}", _asked_wait(headers) or 0.0)
                 if not 200 <= status < 300:
-                    raise self._not_welcome(status)
+                    raise self._not_welcome(f"answered {status} to the login: it does not accept the credentials")
                 self._token, holds_s = self.source.authentication.token_headers(status, body)
                 self._token_until = time.monotonic() + holds_s
             return self._token
 
-    def _not_welcome(self, status: int) -> _RefusedError:
+    def _credentials(self, reason: str) -> tuple[str, str]:
         names = " and ".join(self._setting(name.upper()) for name in self.source.secrets)
-        return _RefusedError(
-            f"{self.source.name} answered {status}: it does not accept the credentials",
+        return (
+            f"{self.source.name} {reason}",
             f"check {names} (in Azure: the Key Vault secret behind it, and that it has not expired), then start the load again",
         )
+
+    def _not_welcome(self, reason: str) -> _RefusedError:
+        return _RefusedError(*self._credentials(reason))
 
     def _unexpected(self, status: int, request: Request) -> Stop:
         what = f"{self.source.name} answered {status} to {request.method} {request.path}"
@@ -274,10 +293,11 @@ class Reader:
 
 def _kind(error: Exception) -> str:
     """An exception's kind in words; its text is left out, as it may quote a URL."""
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return "no answer in time"
+    # A NewConnectionError is a timeout by its class, whatever the reason.
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "connection refused"
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "no answer in time"
     return f"the connection broke ({type(error).__name__})"
 
 
@@ -287,10 +307,13 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
         if value is None:
             continue
         try:
-            return max(0.0, float(value))
+            wait_s = float(value)
         except ValueError:
             try:
-                return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+                wait_s = parsedate_to_datetime(value).timestamp()
             except ValueError:
                 continue
+        if UNIX_TIMES_BEGIN < wait_s < math.inf:
+            wait_s -= time.time()
+        return min(max(0.0, wait_s), LONGEST_ASKED_WAIT_S)
     return None
