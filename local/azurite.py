@@ -97,11 +97,13 @@ def ensure_node() -> Path:
 
 
 def _npm(node: Path) -> list[str]:
-    """The command for npm: the script beside that Node when there is one, else npm of the Node wheel run by that Node."""
+    """The command for npm: the one that belongs to that Node when there is one, else npm of the Node wheel run by that Node."""
+    below = Path("lib") / "node_modules" / "npm" / "bin" / "npm-cli.js"
     beside = node.parent / "npm"
-    if beside.exists():
-        return [str(node), str(beside.resolve())]
-    return [str(node), str(_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    # The wheel's bin/npm is a copy that cannot find its modules; elsewhere it is a link to npm-cli.js.
+    candidates = [node.parent.parent / below, beside.resolve()]
+    found = next((path for path in candidates if path.name == "npm-cli.js" and path.exists()), None)
+    return [str(node), str(found if found is not None else _wheel() / below)]
 
 
 @contextmanager
