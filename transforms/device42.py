@@ -88,11 +88,12 @@ def _staged(frame: pl.LazyFrame) -> pl.LazyFrame:
     Most custom fields have none (4 of 5 in the recordings), so they go before anything is done to the rest.
     """
     key = pl.element().struct.field("key")
-    filled = pl.col("custom_fields").list.filter(values.text(pl.element().struct.field("value")).is_not_null())
+    value = pl.element().struct.field("value")
+    filled = pl.col("custom_fields").list.filter(value.is_not_null()).list.filter(values.text(value).is_not_null())
     field = pl.struct(
         key.alias("key"),
         key.str.to_lowercase().str.strip_chars().alias("name"),
-        values.text(pl.element().struct.field("value")).alias("value"),
+        values.text(value).alias("value"),
     )
     macs = (values.mac(pl.element().struct.field(part)) for part in ("mac", "macaddress"))
     return (

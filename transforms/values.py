@@ -109,12 +109,18 @@ def _host_of(texts: pl.Series) -> pl.Series:
     usual = texts.str.contains(_PLAIN_HOST)
     if usual.all():
         return texts
+    # Only the others are taken apart, each where it stands among them.
+    others = _taken_apart(texts.filter(~usual)).gather((~usual).cum_sum().fill_null(1).clip(1) - 1)
+    return pl.select(pl.when(usual.fill_null(value=True)).then(texts).otherwise(others)).to_series()
+
+
+def _taken_apart(texts: pl.Series) -> pl.Series:
     bare = texts.str.replace(_SCHEME, "").str.replace(_USER, "")
     bracketed = bare.str.extract(r"^\[([0-9A-Fa-f:.]+)\]", 1)
     # An IPv6 address needs no brackets when it stands alone, or before a path.
     address = bare.str.extract(r"^([0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)(?:/|$)", 1)
     host = bare.str.extract(r"^([^/:\[\s]+)", 1)
-    return pl.select(pl.when(usual).then(texts).otherwise(pl.coalesce(bracketed, address, host))).to_series()
+    return pl.select(pl.coalesce(bracketed, address, host)).to_series()
 
 
 def present(column: pl.Expr) -> pl.Expr:
@@ -147,7 +153,11 @@ def joined(*lists: pl.Expr) -> pl.Expr:
 
 def distinct(column: pl.Expr) -> pl.Expr:
     """A list without repeats, in order; null when it is empty."""
-    return pl.when(column.list.len() > 0).then(column.list.unique(maintain_order=True))
+    return column.list.unique(maintain_order=True).map_batches(_filled, pl.List(pl.String), is_elementwise=True)
+
+
+def _filled(lists: pl.Series) -> pl.Series:
+    return pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series()
 
 
 def mapped(column: pl.Expr, table: Mapping[str, str], default: str | None) -> pl.Expr:
