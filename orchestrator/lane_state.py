@@ -122,7 +122,8 @@ class LaneState:
         # Back-pressure: what is staged ahead of the upload is bounded, so a slow sink slows the export.
         waiting = sum(size for _, size, _ in self.ready)
         short = len(self.transforming) < policy.staged_ahead and len(self.ready) < 2 * PACK_SEGMENTS
-        return short and waiting < 2 * policy.pack_bytes
+        # Segments larger than two packs still overlap with their neighbours' export.
+        return short and (waiting < 2 * policy.pack_bytes or len(self.ready) < 2)
 
     def _pack(self, policy: Policy) -> list[list[int]]:
         """The segments of the next upload: enough to fill requests well, or all that is left."""
