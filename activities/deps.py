@@ -71,6 +71,7 @@ class Deps:
             self.sending,
             self.budgets.body_limit_bytes,
             cancelled=pause.due,
+            clock=self.clock,
         )
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from activities.deps import Deps, Destination
 from activities.export import parquet
-from contracts import Run, Stop, UploadRequest, UploadResult
+from contracts import CaasmError, Run, Stop, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sent
 from sentinel.packing import Chunk
@@ -159,8 +159,15 @@ class _Writer:
     def flush(self, more: list[Line]) -> None:
         with self._lock:
             ready, self._pending = [*self._pending, *more], []
-        if ready:
+        if not ready:
+            return
+        try:
             self._deps.staging.append(self._log, ready)
+        except CaasmError:
+            # The next flush takes them along; when that fails too, the try has no end in the log and all of it is in doubt.
+            with self._lock:
+                self._pending = ready + self._pending
+            raise
 
 
 def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:

@@ -1,0 +1,221 @@
+"""Dependencies of activities over real Azurite, simulators and the emulator, and the steps of a run in short."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from azure.monitor.ingestion import LogsIngestionClient
+
+from activities.close_run import close_run
+from activities.deps import Budgets, Deps, Destination, source_of
+from activities.export import export
+from activities.open_run import open_run
+from activities.transform import transform
+from activities.upload import upload
+from contracts import (
+    CloseRequest,
+    ExportRequest,
+    ExportResult,
+    JsonDict,
+    LoadRequest,
+    Policy,
+    Run,
+    TransformRequest,
+    TransformResult,
+    UploadRequest,
+    UploadResult,
+)
+from local import products
+from local.products.simulator import Simulator
+from local.products.synthetic import Inventory
+from local.sentinel.answers import DEFAULT_DCR
+from local.sentinel.process import LoopbackCredential, Server
+from sentinel.ingestion import Answer, Budget, LogsIngestionSink, Sink
+from sentinel.packing import BODY_LIMIT_BYTES
+from sentinel.tables import TABLES
+from sources.reader import Patience, Reader
+from staging import Names, Staging
+
+SECRETS = {
+    "cycognito": {"api_key": products.CYCOGNITO_KEY},
+    "device42": {"username": products.DEVICE42_USER, "password": products.DEVICE42_PASSWORD},
+    "tenable": {"access_key": products.TENABLE_ACCESS_KEY, "secret_key": products.TENABLE_SECRET_KEY},
+}
+POLICY = Policy(1_000_000, 2, 0.01, 0.1, 1.0, 1.0, 10.0)
+STREAMS = {table.name: table.stream for table in TABLES}
+
+
+@dataclass
+class Recorded:
+    """A sink before the real one: what was posted, and faults. `refuse(body)` gives an answer instead, or None."""
+
+    sink: Sink
+    refuse: Callable[[bytes], Answer | None] = lambda _: None
+    posted: list[bytes] = field(default_factory=list)
+    accepted: list[bytes] = field(default_factory=list)
+
+    def post(self, stream: str, body: bytes) -> Answer:
+        """As the real one, written down."""
+        import gzip
+
+        plain = gzip.decompress(body)
+        self.posted.append(plain)
+        answer = self.refuse(plain) or self.sink.post(stream, body)
+        if answer.status == 204:
+            self.accepted.append(plain)
+        return answer
+
+
+class Accepting:
+    """A sink that takes everything."""
+
+    def post(self, stream: str, body: bytes) -> Answer:
+        """204."""
+        return Answer(204)
+
+
+@dataclass
+class Bench:
+    """A run of one source with its dependencies; change `deps`, `sink.refuse` or the simulator's faults and go on."""
+
+    staging: Staging
+    deps: Deps
+    run: Run
+    sink: Recorded
+    simulator: Simulator | None
+    readers: dict[str, Reader]
+
+    @property
+    def names(self) -> Names:
+        return self.deps.names(self.run)
+
+    def budget(self, **changes: Any) -> None:
+        """Change budgets."""
+        self.deps = replace(self.deps, budgets=replace(self.deps.budgets, **changes))
+
+    def open(self, mode: str = "full", streams: list[str] | None = None) -> Any:
+        request = LoadRequest(self.run.run_id, self.run.source, mode, self.run.started_at, streams or [])
+        plan = open_run(request, self.deps, POLICY)
+        self.run = Run.from_wire(plan.run)
+        return plan
+
+    def export(self, stream: str, segment: int, cursor: JsonDict, lane: int = 0) -> ExportResult:
+        return export(ExportRequest(self.run.to_wire(), stream, lane, segment, cursor), self.deps)
+
+    def transform(self, stream: str, segment: int = 0, lane: int = 0) -> TransformResult:
+        return transform(TransformRequest(self.run.to_wire(), stream, lane, segment), self.deps)
+
+    def upload(self, stream: str, first: int = 0, last: int = 0, lane: int = 0) -> UploadResult:
+        return upload(UploadRequest(self.run.to_wire(), stream, lane, first, last), self.deps)
+
+    def close(self, counts: Any = None, **more: Any) -> JsonDict:
+        given = {"reasons": [], "failed": False, "cancelled": False, **more}
+        return close_run(CloseRequest(self.run.to_wire(), counts or {}, **given), self.deps)
+
+    def lane(self, stream: str, lane: int, cursor: JsonDict) -> list[ExportResult]:
+        """Export a lane to its end and transform its segments; what each export answered."""
+        results: list[ExportResult] = []
+        for _ in range(60):
+            result = self.export(stream, len(results), cursor, lane)
+            cursor = result.cursor
+            if result.staged:
+                self.transform(stream, len(results), lane)
+                results.append(result)
+            if result.exhausted:
+                return results
+        raise AssertionError("the lane does not end")
+
+    def load(self, mode: str = "full", streams: list[str] | None = None) -> JsonDict:
+        """A whole run; its manifest."""
+        plan = self.open(mode, streams)
+        for lane in plan.lanes:
+            segments = self.lane(lane["stream"], lane["lane"], lane["cursor"])
+            self.upload(lane["stream"], 0, len(segments) - 1, lane["lane"])
+        return self.close(expected=plan.expected)
+
+    def stage(self, stream: str, records: list[bytes], segment: int = 0, *, exhausted: bool = True) -> None:
+        """A raw segment as an export would have staged it."""
+        from activities.export import RAW_SCHEMA, parquet
+
+        table = pa.Table.from_pydict(
+            {"page": [0] * len(records), "ordinal": list(range(len(records))), "record": records}, RAW_SCHEMA
+        )
+        size = sum(map(len, records))
+        result = ExportResult({}, staged=True, exhausted=exhausted, records=len(records), pages=1, bytes=size)
+        self.staging.create(self.names.raw(stream, 0, segment), parquet(table), result.to_wire())
+
+    def table(self, name: str) -> pa.Table:
+        """A staged Parquet blob."""
+        return pq.read_table(pa.BufferReader(self.staging.read(name)))
+
+    def rows(self, stream: str, segment: int = 0, lane: int = 0) -> pl.DataFrame:
+        """A staged rows segment."""
+        return pl.read_parquet(io.BytesIO(self.staging.read(self.names.rows(stream, lane, segment))))
+
+
+@pytest.fixture
+def bench(staging: Staging, simulate: Callable[[Simulator], str]) -> Iterator[Callable[..., Bench]]:
+    """A function that makes a Bench of a source: over a simulated inventory, or over `url`; sending to `sink`, which takes all by default."""
+    pools: list[Any] = []
+
+    def make(
+        source: str,
+        inventory: Inventory | None = None,
+        *,
+        url: str = "http://127.0.0.1:9",
+        sink: Sink | None = None,
+        started_at: str = "2026-11-20T10:00:00.000000+00:00",
+        **budgets: Any,
+    ) -> Bench:
+        simulator = None if inventory is None else Simulator(inventory.streams())
+        where = url if simulator is None else simulate(simulator)
+        patience = Patience(attempts=3, first_wait_s=0.001, longest_wait_s=0.01, timeout_s=5.0)
+        readers = {source: Reader(source_of(source), where, SECRETS[source], patience)}
+        pools.append(readers[source].pool)
+        recorded = Recorded(sink or Accepting())
+        limits = {
+            "segment_bytes": 1_000_000,
+            "export_s": 60.0,
+            "upload_s": 60.0,
+            "body_limit_bytes": BODY_LIMIT_BYTES,
+            "pack_bytes": 10_000_000,
+            "lanes": 0,
+            **budgets,
+        }
+        deps = Deps(
+            staging,
+            readers.__getitem__,
+            (Destination("sentinel", recorded, STREAMS),),
+            Budgets(**limits),
+            Budget(in_flight=2, attempts=3, first_wait_s=0.001, longest_wait_s=0.01),
+        )
+        run = Run(uuid.uuid4().hex, source, "full", started_at)
+        return Bench(staging, deps, run, recorded, simulator, readers)
+
+    yield make
+    for pool in pools:
+        pool.clear()
+
+
+@pytest.fixture
+def ingestion(emulator: Server) -> Iterator[Sink]:
+    """The emulator behind the SDK's client."""
+    client = LogsIngestionClient(
+        emulator.url, LoopbackCredential(), credential_scopes=["https://monitor.azure.com/.default"]
+    )
+    yield LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False)
+    client.close()
+
+
+@pytest.fixture
+def answer() -> type[Answer]:
+    """What a sink answers."""
+    return Answer

@@ -1,0 +1,112 @@
+"""Opening a run: what can be refused is refused here, and the plan is written once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from contracts import Stop, TryAgain
+from local.products.synthetic import Inventory
+from staging import watermark_name
+
+INVENTORY = Inventory(assets=40, findings=50)
+
+
+def test_a_stream_or_source_that_is_not_there_is_refused_with_those_that_are(bench: Any) -> None:
+    """Before anything is written."""
+    run = bench("cycognito")
+    with pytest.raises(Stop, match="cycognito has no stream 'hosts': use some of domains, web_apps, ip_ranges, issues"):
+        run.open(streams=["domains", "hosts"])
+    run.run = replace(run.run, source="nothere")
+    with pytest.raises(Stop, match="no source 'nothere': use one of cycognito, device42, tenable"):
+        run.open()
+    assert list(run.staging.list("")) == []
+
+
+def test_a_source_without_settings_is_refused(bench: Any) -> None:
+    """What the reader's maker says comes out."""
+
+    def unset(_: str) -> Any:
+        raise Stop("tenable is not configured", "set TENABLE_ACCESS_KEY")
+
+    run = bench("tenable")
+    run.deps = replace(run.deps, reader=unset)
+    with pytest.raises(Stop, match="not configured: set TENABLE_ACCESS_KEY"):
+        run.open()
+
+
+def test_a_plan_has_the_lanes_of_every_stream_in_order(bench: Any) -> None:
+    """Streams one lane each by declaration; a setting asks for more where the paging can."""
+    run = bench("cycognito", INVENTORY)
+    plan = run.open(streams=["issues", "domains"])
+    assert [(lane["stream"], lane["lane"]) for lane in plan.lanes] == [("domains", 0), ("issues", 0)]
+    other = bench("cycognito", INVENTORY, lanes=3)
+    assert [lane["lane"] for lane in other.open(streams=["domains"]).lanes] == [0, 1, 2]
+    assert bench("device42", INVENTORY, lanes=4).open().expected == {"devices": 40}
+    assert len(bench("tenable", INVENTORY, lanes=4).open().lanes) == 2
+
+
+def test_a_plan_is_written_once(bench: Any) -> None:
+    """A second copy gives the first's plan and asks the source nothing, even if the source has changed since."""
+    run = bench("device42", INVENTORY, lanes=2)
+    first = run.open()
+    asked = run.simulator.stats.requests
+    run.budget(lanes=7)
+    assert run.open() == first
+    assert run.simulator.stats.requests == asked
+
+
+def test_an_answer_that_is_no_product_s_stops_with_the_url_s_setting(bench: Any, listen: Any, reply: Any) -> None:
+    """A proxy's page with status 200 in front of the API."""
+    run = bench("device42", url=listen(lambda _: reply(b"<html>")).url, lanes=2)
+    with pytest.raises(Stop, match="check DEVICE42_URL"):
+        run.open()
+
+
+def test_a_source_that_is_out_is_tried_again_and_one_that_is_not_there_stops(
+    bench: Any, listen: Any, reply: Any
+) -> None:
+    """The first request tells them apart."""
+    with pytest.raises(TryAgain, match="answered 503"):
+        bench("device42", url=listen(lambda _: reply(status=503)).url, lanes=2).open()
+    with pytest.raises(Stop, match="check DEVICE42_URL"):
+        bench("device42", url=listen(lambda _: reply(sent=-1)).url, lanes=2).open()
+
+
+def test_a_delta_without_a_complete_run_becomes_full_and_says_so(bench: Any) -> None:
+    """Also where the product cannot say what has changed."""
+    run = bench("tenable", INVENTORY)
+    plan = run.open("delta")
+    assert (plan.run["mode"], plan.run["since"]) == ("full", None)
+    assert plan.notes == ["delta became full: no complete run to start from"]
+    other = bench("device42", INVENTORY)
+    plan = other.open("delta")
+    assert plan.run["mode"] == "full"
+    assert plan.notes == ["delta became full: device42 cannot say what has changed"]
+
+
+def test_a_delta_begins_an_hour_before_the_watermark(bench: Any) -> None:
+    """Both the run and the lanes have it; a clock that stands before the watermark waits."""
+    run = bench("tenable", INVENTORY, started_at="2026-11-20T10:00:00.000000+00:00")
+    mark = {"v": 1, "run_id": "earlier", "up_to": "2026-11-19T10:00:00.000000+00:00", "mode": "full"}
+    run.staging.swap_json(watermark_name("tenable"), lambda _: mark)
+    plan = run.open("delta")
+    assert plan.run["mode"] == "delta"
+    assert plan.run["since"] == "2026-11-19T09:00:00+00:00"
+    assert {lane["cursor"]["since"] for lane in plan.lanes} == {"2026-11-19T09:00:00+00:00"}
+    late = bench("tenable", INVENTORY, started_at="2026-11-19T09:00:00.000000+00:00")
+    with pytest.raises(TryAgain, match="clock"):
+        late.open("delta")
+
+
+def test_a_container_that_is_not_there_is_made(bench: Any, blob_service: Any) -> None:
+    """The first run of all makes it; an account that refuses stops with the role that is missing."""
+    from staging import Staging
+
+    run = bench("cycognito")
+    missing = blob_service.get_container_client("made-by-open-run")
+    run.deps = replace(run.deps, staging=Staging(missing))
+    run.open()
+    assert missing.exists()
