@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from local import show
-from local.azurite import AzuriteError
+from local.azurite import AzuriteError, is_installed
 from local.load import run_load
 from local.outcome import Outcome
 from local.stack import DCR, ROOT, Stack, StackError
@@ -91,13 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _stack(options: argparse.Namespace) -> Stack:
+def _stack(options: argparse.Namespace, console: Console) -> Stack:
     directory = options.keep
     if directory is None:
         directory = STATE / "last"
         shutil.rmtree(directory, ignore_errors=True)
     directory = directory.resolve()
     STATE.mkdir(exist_ok=True)
+    if not is_installed():
+        console.print("Installing Azurite (blob storage), once; this can take some minutes …", highlight=False)
     LAST.write_text(json.dumps({"directory": str(directory)}))
     simulator = None
     if options.source_url is None:
@@ -110,7 +112,7 @@ def _stack(options: argparse.Namespace) -> Stack:
 def _run(options: argparse.Namespace, console: Console) -> int:
     names = list(SOURCES) if "all" in options.source else list(dict.fromkeys(options.source))
     outcomes: list[Outcome] = []
-    with _stack(options) as stack:
+    with _stack(options, console) as stack:
         for name in names:
             with show.Progress(console) as progress:
                 outcome = run_load(stack, name, options.mode, progress)
@@ -143,7 +145,7 @@ def _ask(directory: Path, console: Console) -> None:
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:
-    with _stack(options) as stack:
+    with _stack(options, console) as stack:
         urls = stack.urls
         console.print("Everything is up; Ctrl-C stops it.\n", highlight=False)
         for name, url in urls.items():
