@@ -86,10 +86,11 @@ def _live_table(status: JsonDict) -> Table:
 def ledger(console: Console, outcome: Outcome) -> None:
     """The end of a load: the ledger per stream, what was set aside and why, traffic and speed."""
     colour = COLOURS[outcome.status]
-    title = Text.assemble(
+    headline = Text.assemble(
         f"{outcome.source} · {outcome.mode} · ", (outcome.status, f"bold {colour}"), f" · {outcome.run_id}"
     )
-    table = Table(title=title, title_justify="left")
+    console.print(headline, soft_wrap=True)
+    table = Table()
     table.add_column("")
     columns = dict(outcome.streams)
     if len(columns) > 1:

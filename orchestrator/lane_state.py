@@ -145,7 +145,7 @@ class LaneState:
         failing["reason"] = reason
         lasted = (now - datetime.fromisoformat(failing["since"])).total_seconds()
         if lasted >= policy.give_up_after_s:
-            remedy = "when that is mended, start the load again: it goes on where this one stopped being able to"
+            remedy = "when that is mended, start the load again"
             self._stop(step, {"stop": f"{reason} (tried for {lasted:.0f} s)", "remedy": remedy})
             return
         backoff = min(policy.longest_wait_s, policy.first_wait_s * 2.0 ** (failing["tries"] - 1))

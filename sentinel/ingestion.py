@@ -87,7 +87,7 @@ class LogsIngestionSink:
             return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked))
         except ServiceRequestError as error:
             # The request did not get out, so nothing can have been stored.
-            return Answer(-1, f"cannot reach the endpoint: {type(error).__name__}")
+            return Answer(-1, f"the endpoint cannot be reached ({type(error).__name__})")
         except ServiceResponseError as error:
             return Answer(0, f"no answer: {type(error).__name__}")
         return Answer(204)
@@ -256,7 +256,7 @@ class Sender:
                 raise TryAgain(f"the DCR asks for {pause:.0f} s", pause)
             if tries < self.budget.attempts:
                 self.sleep(pause)
-        raise TryAgain(f"the DCR answered {_named(answer)} {self.budget.attempts} times", answer.retry_after_s or 0.0)
+        raise TryAgain(f"the DCR: {_named(answer)}, {self.budget.attempts} times", answer.retry_after_s or 0.0)
 
     @staticmethod
     def _check(answer: Answer, unauthorised: int) -> None:
