@@ -1,0 +1,231 @@
+"""Packing to the byte: bodies within the limit, as full as whole rows allow, the rows that came in, in order, each once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sentinel.packing import (
+    BODY_LIMIT_BYTES,
+    Chunk,
+    body,
+    compress,
+    cut,
+    digest,
+    encode,
+    fewest_requests,
+    halve,
+    rows_of,
+)
+
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            'a","Name":null',
+            ',"Name":null',
+            '\\","B":null',
+            "\n",
+            '"',
+            "\\",
+            ",",
+            '","',
+            "null",
+            ':null,"',
+            "\u2028",
+            "\N{PILE OF POO}",
+        ]
+    ),
+)
+ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), TEXTS, min_size=1), max_size=30)
+
+
+def ndjson(rows: list[Any]) -> bytes:
+    """One row a line."""
+    return b"".join(json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=ROWS, limit=st.integers(4, 300))
+@example(rows=[{"a": "x"}], limit=11)
+@example(rows=[{"a": "x"}, {"a": "y"}], limit=21)
+def test_cut_fills_bodies_and_loses_no_row(rows: list[Any], limit: int) -> None:
+    """Within the limit, full to the next row, in order, each row once; what fits in no body is set aside."""
+    lines = ndjson(rows)
+    chunks, oversize = cut(lines, limit)
+    for chunk in chunks:
+        text = body(lines, chunk)
+        assert len(text) == chunk.body_bytes <= limit
+        assert len(json.loads(text)) == chunk.rows == len(list(rows_of(lines, chunk)))
+        after = lines[chunk.end + 1 :].split(b"\n", 1)[0]
+        following = [c for c in oversize if c.start == chunk.end + 1]
+        assert not after or following or chunk.body_bytes + 1 + len(after) > limit, "the next row would have fitted"
+    for lone in oversize:
+        assert lone.rows == 1
+        assert lone.body_bytes > limit
+    every = sorted([*chunks, *oversize], key=lambda chunk: chunk.start)
+    assert [row for chunk in every for row in json.loads(body(lines, chunk))] == rows
+    assert sum(chunk.rows for chunk in every) == len(rows)
+
+
+def test_a_row_of_exactly_the_limit_is_sent_and_one_more_byte_is_not() -> None:
+    """Brackets count: a row of limit - 2 bytes is a body of the limit."""
+    for extra, sent in ((0, 1), (1, 0)):
+        row = b'{"a":"' + b"x" * (BODY_LIMIT_BYTES - 2 - 8 + extra) + b'"}\n'
+        chunks, oversize = cut(row)
+        assert (len(chunks), len(oversize)) == (sent, 1 - sent)
+        assert [len(body(row, chunk)) for chunk in chunks] == [BODY_LIMIT_BYTES] * sent
+
+
+def test_requests_are_nearly_full() -> None:
+    """Rows of 300 to 900 bytes: at least 99.9 % full, and no more requests than bytes demand."""
+    lines = b"".join(b'{"a":"' + b"x" * (300 + (n * 7919) % 600) + b'"}\n' for n in range(20_000))
+    chunks, _ = cut(lines)
+    assert all(chunk.body_bytes > 0.999 * BODY_LIMIT_BYTES for chunk in chunks[:-1])
+    assert len(chunks) == fewest_requests(chunks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=ROWS.filter(bool))
+def test_halving_ends_at_single_rows(rows: list[Any]) -> None:
+    """Each half ends at a row, none is empty, together they are the chunk; halving down gives every row alone."""
+    lines = ndjson(rows)
+    pending = [Chunk(0, len(lines) - 1, len(rows))]
+    alone = []
+    while pending:
+        chunk = pending.pop(0)
+        if chunk.rows == 1:
+            alone.append(json.loads(lines[chunk.start : chunk.end]))
+            continue
+        first, second = halve(lines, chunk)
+        assert (first.start, second.end) == (chunk.start, chunk.end)
+        assert second.start == first.end + 1
+        assert first.rows >= 1
+        assert second.rows >= 1
+        assert first.rows + second.rows == chunk.rows
+        pending = [first, second, *pending]
+    assert alone == rows
+
+
+def test_halving_is_balanced() -> None:
+    """A thousand equal rows are alone after ten halvings."""
+    lines = b'{"a":1}\n' * 1000
+    depth, chunks = 0, [Chunk(0, len(lines) - 1, 1000)]
+    while any(chunk.rows > 1 for chunk in chunks):
+        chunks = [half for chunk in chunks for half in (halve(lines, chunk) if chunk.rows > 1 else (chunk,))]
+        depth += 1
+    assert depth <= 10
+
+
+SCHEMA = {
+    "TimeGenerated": pl.Datetime("us", "UTC"),
+    "Name": pl.String,
+    "B": pl.String,
+    "Count": pl.Int64,
+    "Risk": pl.Float64,
+    "IsOn": pl.Boolean,
+    "Tags": pl.List(pl.String),
+    "SeenAt": pl.Datetime("us", "UTC"),
+}
+INSTANTS = st.integers(0, 4 * 10**15).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
+FRAMES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "TimeGenerated": INSTANTS,
+            "Name": st.none() | TEXTS,
+            "B": st.none() | TEXTS,
+            "Count": st.none() | st.integers(-(2**53), 2**53),
+            "Risk": st.none() | st.floats(-1e9, 1e9),
+            "IsOn": st.none() | st.booleans(),
+            "Tags": st.none() | st.lists(TEXTS, max_size=4),
+            "SeenAt": st.none() | INSTANTS,
+        }
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=FRAMES)
+@example(
+    rows=[
+        {
+            **dict.fromkeys(SCHEMA),
+            "TimeGenerated": datetime(2026, 1, 1, tzinfo=UTC),
+            "Name": 'x","B":null,"Name":null',
+            "B": None,
+        }
+    ]
+)
+def test_encoding_leaves_out_nulls_and_nothing_else(rows: list[dict[str, Any]]) -> None:
+    """Each line is the row without its null fields; texts that look like null fields stay, times have six decimals and a Z."""
+    lines = encode(pl.DataFrame(rows, SCHEMA)).split(b"\n")
+    assert lines.pop() == b""
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        wanted = {
+            name: value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
+            for name, value in row.items()
+            if value is not None
+        }
+        found = json.loads(line)
+        assert found == wanted
+        assert next(iter(found)) == "TimeGenerated"
+
+
+@given(count=st.integers(1, 5))
+def test_equal_rows_are_all_encoded(count: int) -> None:
+    """Rows that are the same in every column are as many lines as rows."""
+    frame = pl.DataFrame([{"TimeGenerated": datetime(2026, 1, 1, tzinfo=UTC), "Name": "x"}] * count, SCHEMA)
+    assert encode(frame).count(b"\n") == count
+
+
+def test_an_empty_frame_is_no_bytes() -> None:
+    """No rows, no lines, no chunks."""
+    lines = encode(pl.DataFrame([], SCHEMA))
+    assert lines == b""
+    assert cut(lines) == ([], [])
+    assert fewest_requests([]) == 0
+
+
+def test_a_column_that_is_null_throughout_leaves_no_trace() -> None:
+    """Most tables are sparse: names without values take no bytes."""
+    frame = pl.DataFrame([{"TimeGenerated": datetime(2026, 1, 1, tzinfo=UTC), "Count": 1}] * 3, SCHEMA)
+    assert encode(frame) == b'{"TimeGenerated":"2026-01-01T00:00:00.000000Z","Count":1}\n' * 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "minus inf"])
+def test_what_is_no_number_is_valid_json(value: float) -> None:
+    """NaN and infinities are not JSON: the row is read by a strict parser all the same."""
+    frame = pl.DataFrame({"TimeGenerated": [datetime(2026, 1, 1, tzinfo=UTC)], "Risk": [value]})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(encode(frame), parse_constant=refuse)
+    assert found.get("Risk") is None
+
+
+def test_dates_are_not_cut_as_datetimes() -> None:
+    """A date column, if there ever is one, is ISO 8601."""
+    frame = pl.DataFrame({"TimeGenerated": [datetime(2026, 1, 1, tzinfo=UTC)], "Day": [date(2026, 2, 3)]})
+    assert json.loads(encode(frame))["Day"] == "2026-02-03"
+
+
+@given(content=st.binary(max_size=2000))
+def test_compression_and_digest_are_deterministic(content: bytes) -> None:
+    """The same rows are the same bytes whenever they are sent, and what gzip reads back."""
+    assert compress(content) == compress(content)
+    assert gzip.decompress(compress(content)) == content
+    assert compress(content)[4:8] == b"\0\0\0\0"
+    assert digest(content) == digest(bytes(content))
+    assert len(digest(content)) == 32
+    assert digest(content) != digest(content + b"x")
