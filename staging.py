@@ -111,7 +111,14 @@ def storage_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+    except ResourceNotFoundError as error:
+        if getattr(error, "error_code", None) != "ContainerNotFound":
+            raise
+        raise Stop(
+            f"the staging container is not there to {what}",
+            "was it deleted while the run was going on? the next run makes it again",
+        ) from error
+    except (ResourceExistsError, ResourceModifiedError):
         raise
     except ClientAuthenticationError as error:
         raise Stop(
@@ -159,7 +166,10 @@ class Staging:
             try:
                 self._container.upload_blob(name, content, overwrite=False, metadata={SUMMARY: packed})
             except ResourceExistsError:
-                return self.summary(name) or summary
+                found = self.summary(name)
+                if found is None:
+                    raise TryAgain(f"{name} was there when it was written and is gone now") from None
+                return found or summary
         return summary
 
     def summary(self, name: str) -> JsonDict | None:
