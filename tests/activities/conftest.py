@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -35,7 +36,7 @@ from contracts import (
 )
 from local import products
 from local.products.simulator import Simulator
-from local.products.synthetic import Inventory
+from local.products.synthetic import Inventory, SyntheticStream
 from local.sentinel.answers import DEFAULT_DCR
 from local.sentinel.process import LoopbackCredential, Server
 from sentinel.ingestion import Answer, Budget, LogsIngestionSink, Sink
@@ -51,6 +52,12 @@ SECRETS = {
 }
 POLICY = Policy(1_000_000, 2, 0.01, 0.1, 1.0, 1.0, 10.0)
 STREAMS = {table.name: table.stream for table in TABLES}
+
+
+@cache
+def streams_of(inventory: Inventory) -> Mapping[tuple[str, str], SyntheticStream]:
+    """The inventory's streams, whose templates take a while to make."""
+    return inventory.streams()
 
 
 @dataclass
@@ -175,7 +182,7 @@ def bench(staging: Staging, simulate: Callable[[Simulator], str]) -> Iterator[Ca
         started_at: str = "2026-11-20T10:00:00.000000+00:00",
         **budgets: Any,
     ) -> Bench:
-        simulator = None if inventory is None else Simulator(inventory.streams())
+        simulator = None if inventory is None else Simulator(dict(streams_of(inventory)))
         where = url if simulator is None else simulate(simulator)
         patience = Patience(attempts=3, first_wait_s=0.001, longest_wait_s=0.01, timeout_s=5.0)
         readers = {source: Reader(source_of(source), where, SECRETS[source], patience)}

@@ -11,11 +11,19 @@ import pytest
 
 from contracts import Cancelled, ExportResult, Stop, TryAgain
 from local.products.faults import BrokenPage, Faults
-from local.products.synthetic import Inventory
+from local.products.synthetic import Inventory, SyntheticStream
 from sources import registry
 from sources.paging import ExportJob
 
 INVENTORY = Inventory(assets=60, findings=90, big_output_share=0.0)
+STREAMS = INVENTORY.streams()
+
+
+def made_by(product: str, kind: str) -> SyntheticStream:
+    """A stream of the inventory."""
+    return STREAMS[product, kind]
+
+
 START = {"page": 0, "step": 1}
 
 
@@ -28,7 +36,7 @@ def records(run: Any, stream: str, segments: int, lane: int = 0) -> list[bytes]:
 
 
 def truth(kind: str, product: str = "cycognito") -> list[bytes]:
-    made = INVENTORY.stream(product, kind)
+    made = made_by(product, kind)
     return [made.record(i) for i in range(made.count)]
 
 

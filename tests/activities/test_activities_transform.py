@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 
 from contracts import Cancelled, Stop
-from local.products.synthetic import Inventory
+from local.products.synthetic import Inventory, SyntheticStream
 from sentinel.tables import BY_NAME
 from sources.registry import SOURCES
 
 INVENTORY = Inventory(assets=30, findings=40, big_output_share=0.0)
+STREAMS = INVENTORY.streams()
+
+
+def made_by(product: str, kind: str) -> SyntheticStream:
+    """A stream of the inventory."""
+    return STREAMS[product, kind]
+
+
 ODD = [
     (b'{"hostname":"nobody"}', "no identifier: the record cannot be told apart"),
     (b"[1,2]", "not a JSON object but an array"),
@@ -38,7 +46,7 @@ def test_what_is_no_record_is_rejected_with_its_raw_text_and_reason(
 ) -> None:
     """Between good records, which all become rows that know where they came from."""
     run = bench(source)
-    made = INVENTORY.stream(product, kind)
+    made = made_by(product, kind)
     good = [made.record(i) for i in range(3)]
     run.stage(stream, [good[0], *(record for record, _ in ODD), good[1], good[2]])
     result = run.transform(stream)
@@ -102,6 +110,6 @@ def test_a_changefeed_s_rows_say_so(bench: Any) -> None:
 
     run = bench("tenable")
     run.run = replace(run.run, mode="delta")
-    run.stage("assets", [INVENTORY.stream("tenable_io", "assets").record(0)])
+    run.stage("assets", [made_by("tenable_io", "assets").record(0)])
     run.transform("assets")
     assert run.rows("assets")["EntityFeedType"].to_list() == ["Changefeed"]

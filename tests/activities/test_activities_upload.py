@@ -15,12 +15,20 @@ import pytest
 
 from activities.deps import Destination
 from contracts import Cancelled, JsonDict, Stop, TryAgain
-from local.products.synthetic import Inventory
+from local.products.synthetic import Inventory, SyntheticStream
 from sentinel import packing
 from sentinel.ingestion import Answer, Budget
 from staging import Staging
 
 INVENTORY = Inventory(assets=60, findings=120, big_output_share=0.0)
+STREAMS = INVENTORY.streams()
+
+
+def made_by(product: str, kind: str) -> SyntheticStream:
+    """A stream of the inventory."""
+    return STREAMS[product, kind]
+
+
 SMALL = 4_096
 
 
@@ -34,7 +42,7 @@ def staged(bench: Any) -> Callable[..., Any]:
 
     def make(**more: Any) -> Any:
         run = bench("device42", **{"body_limit_bytes": SMALL, **more})
-        made = INVENTORY.stream("device42", "assets")
+        made = made_by("device42", "assets")
         for segment in range(3):
             run.stage("devices", [made.record(i) for i in range(20 * segment, 20 * segment + 20)], segment)
             run.transform("devices", segment)
@@ -208,7 +216,7 @@ def test_a_row_too_long_for_any_request_is_a_dead_letter(staged: Any) -> None:
         assert f"a row of {len(letter['row'])} bytes fits into no request of {limit}" in letter["reason"]
         row, record = json.loads(letter["row"]), json.loads(letter["record"])
         assert row["EntityOriginalId"] == str(record["device_id"])
-        made = INVENTORY.stream("device42", "assets")
+        made = made_by("device42", "assets")
         assert letter["record"] in {made.record(i) for i in range(20 * letter["segment"], 20 * letter["segment"] + 20)}
     assert sorted(ids(run.sink.accepted) + [json.loads(letter["row"])["AssetId"] for letter in letters]) == sorted(
         pl.concat([run.rows("devices", n) for n in range(3)])["AssetId"].to_list()
@@ -234,7 +242,7 @@ def test_a_row_that_is_refused_is_found_by_halving_and_set_aside_alone(status: i
     assert [letter["segment"] for letter in letters] == [0, 1, 2]
     assert {letter["status"] for letter in letters} == {status}
     assert all("a row is at fault" in letter["reason"] for letter in letters)
-    made = INVENTORY.stream("device42", "assets")
+    made = made_by("device42", "assets")
     assert [letter["record"] for letter in letters] == [made.record(20 * n + 4 * n + 1) for n in range(3)]
     accepted = Counter(ids(run.sink.accepted))
     assert len(accepted) == 57

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from sources.reader import Ended, Page, Paused, Reader
 from sources.registry import SOURCES
 
 INVENTORY = Inventory(assets=60, findings=90, big_output_share=0.0, fixed_share=0.2)
+MADE = INVENTORY.streams()
 
 KINDS = {
     ("cycognito", "domains"): ("cycognito", "assets_domain"),
@@ -35,9 +37,10 @@ every_stream = pytest.mark.parametrize(
 )
 
 
+@cache
 def truth(source: str, stream: str) -> list[bytes]:
     """The records that the product has, as it writes them, in their order."""
-    made = INVENTORY.stream(*KINDS[source, stream])
+    made = MADE[KINDS[source, stream]]
     return [made.record(i) for i in range(made.count)]
 
 
@@ -93,7 +96,7 @@ def walk(
 @pytest.fixture
 def product(simulate: Callable[[Simulator], str]) -> tuple[Simulator, str]:
     """A simulator of the inventory, and its URL."""
-    simulator = Simulator(INVENTORY.streams())
+    simulator = Simulator(dict(MADE))
     return simulator, simulate(simulator)
 
 
