@@ -6,6 +6,7 @@ Invariant: the port in every URL that the app hands out is the one that is reall
 import socket
 
 from aiohttp import web
+from azure.durable_functions.models.utils import http_utils
 
 from local.durable.host import Host
 from local.durable.management import Management
@@ -23,7 +24,14 @@ async def serve(host: Host, listening: socket.socket | None = None) -> web.AppRu
     host.port = listening.getsockname()[1]
     app = web.Application(client_max_size=2**30)
     app.add_routes([*Management(host).routes(), *Triggers(host).routes()])
+    app.on_cleanup.append(_close_client_session)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.SockSite(runner, listening).start()
     return runner
+
+
+async def _close_client_session(_: web.Application) -> None:
+    # The SDK's durable clients share one session of the process, bound to the first loop that used it; a host that is
+    # served in another loop later would get "Event loop is closed".
+    await http_utils._close_session()  # noqa: SLF001  # it has no public way; the version is pinned
