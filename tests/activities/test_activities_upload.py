@@ -38,13 +38,14 @@ def ids(bodies: list[bytes]) -> list[str]:
 
 @pytest.fixture
 def staged(bench: Any) -> Callable[..., Any]:
-    """A function that makes a run whose 60 devices are staged and transformed in three segments."""
+    """A function that makes a run whose 60 devices are staged and transformed in three segments, each with a reject."""
 
     def make(**more: Any) -> Any:
         run = bench("device42", **{"body_limit_bytes": SMALL, **more})
         made = made_by("device42", "assets")
         for segment in range(3):
-            run.stage("devices", [made.record(i) for i in range(20 * segment, 20 * segment + 20)], segment)
+            # A reject before the rows, so that a row's place is not its record's.
+            run.stage("devices", [b"[1]", *(made.record(i) for i in range(20 * segment, 20 * segment + 20))], segment)
             run.transform("devices", segment)
         return run
 
