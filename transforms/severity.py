@@ -53,10 +53,13 @@ CYCOGNITO = Profile(bands=((9.5, "Critical"), (7.75, "High"), (5.5, "Medium"), (
 """Scores 0 to 10 with bands of their own: low 3-5, medium 6-7.5, high 8-9, critical 10 (2,119 recorded issues)."""
 
 TENABLE = Profile(
-    labels={"i": "High", "ii": "Medium", "iii": "Low"},
+    labels={
+        **{"i": "High", "ii": "Medium", "iii": "Low"},
+        **{"0": "Informational", "1": "Low", "2": "Medium", "3": "High", "4": "Critical"},
+    },
     bands=((4.0, "Critical"), (3.0, "High"), (2.0, "Medium"), (1.0, "Low"), (0.0, "Informational")),
 )
-"""severity_id 0 to 4, 4 is critical; the risk factor None means no risk; stig_severity is a DISA STIG category."""
+"""severity_id 0 to 4, 4 is critical, also as text (Nessus files); the risk factor None means no risk; stig_severity is a DISA STIG category."""
 
 
 def level_of_label(label: pl.Expr, profile: Profile) -> pl.Expr:
