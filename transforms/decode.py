@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -113,11 +113,25 @@ def _fast(records: pa.Array, schema: pa.Schema) -> pa.Table | None:
             read_options=pj.ReadOptions(use_threads=False, block_size=lines.size + 1),
             parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-        # The reader takes strings that are no UTF-8.
+        # The reader takes strings that are no UTF-8, and NaN and Infinity, which are no JSON and would be above every threshold.
         table.validate(full=True)
     except pa.ArrowInvalid:
         return None
-    return table.select(schema.names) if table.num_rows == len(records) else None
+    if table.num_rows != len(records) or not all(
+        pc.all(pc.is_finite(real)).as_py() is not False for real in _reals(table.columns)
+    ):
+        return None
+    return table.select(schema.names)
+
+
+def _reals(columns: Iterable[pa.ChunkedArray]) -> Iterator[pa.ChunkedArray]:
+    for column in columns:
+        if pa.types.is_floating(column.type):
+            yield column
+        elif pa.types.is_struct(column.type):
+            yield from _reals(column.flatten())
+        elif pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
+            yield from _reals([pc.list_flatten(column)])
 
 
 def _lenient(
