@@ -113,6 +113,7 @@ class Policy(Message):
     `pack_bytes`: estimated JSON bytes that make an upload worth starting. `staged_ahead`: segments that may wait for transform or upload
     before the export pauses. `first_wait_s`, `longest_wait_s`: exponential backoff of durable timers. `give_up_after_s`: how long one
     step may fail without a success in between. `first_turn_s`, `longest_turn_s`: how long lanes run between two updates of the status.
+    `longest_export_wait_s`: how long a source may prepare an export without giving a page.
     """
 
     pack_bytes: int
@@ -122,6 +123,7 @@ class Policy(Message):
     give_up_after_s: float
     first_turn_s: float
     longest_turn_s: float
+    longest_export_wait_s: float = 21_600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from activities.deps import Deps, source_of
 from contracts import JsonDict, LanePlan, LoadRequest, Plan, Policy, Run, Stop, TryAgain
-from sources.model import Source, Stream, UnreadablePageError
+from sources.model import Source, Start, Stream, UnreadablePageError
 from staging import watermark_name
 
 OVERLAP: Final = timedelta(hours=1)
@@ -25,7 +25,7 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
     """
     source = source_of(request.source)
     streams = _streams(source, request.streams)
-    reader = deps.reader(source.name)
+    deps.reader(source.name)  # is it configured?
     deps.staging.ensure()
     run = Run(request.run_id, source.name, request.mode, request.started_at)
     names = deps.names(run)
@@ -37,20 +37,29 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
     expected: dict[str, int | None] = {}
     for stream in streams:
         wanted = deps.budgets.lanes or stream.lanes
-        probe = stream.paging.probe(wanted)
-        body = None if probe is None else reader.fetch(probe, first_contact=True)[1]
-        try:
-            start = stream.paging.start(body, wanted, run.since)
-        except UnreadablePageError as error:
-            raise Stop(
-                f"{source.name}'s first answer for {stream.name} is not what it should be ({error.reason})",
-                f"check {source.name.upper()}_URL: is it the product's API, and no proxy's page in front of it?",
-            ) from error
+        start = _start(stream, wanted, run, deps)
         expected[stream.name] = start.total
         lanes += [LanePlan(stream.name, n, cursor).to_wire() for n, cursor in enumerate(start.cursors)]
     plan = Plan(run.to_wire(), lanes, expected, policy.to_wire(), notes)
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
     return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
+
+
+def _start(stream: Stream, lanes: int, run: Run, deps: Deps) -> Start:
+    """How the stream's walk begins; a first answer that is not what it should be is asked for again, as a page would be."""
+    reader = deps.reader(run.source)
+    probe = stream.paging.probe(lanes)
+    for tries in range(1, reader.patience.unreadable_attempts + 1):
+        body = None if probe is None else reader.fetch(probe, first_contact=True)[1]
+        try:
+            return stream.paging.start(body, lanes, run.since)
+        except UnreadablePageError as error:
+            if tries == reader.patience.unreadable_attempts:
+                raise Stop(
+                    f"{run.source}'s first answer for {stream.name} is not what it should be ({error.reason})",
+                    f"check {run.source.upper()}_URL: is it the product's API, and no proxy's page in front of it?",
+                ) from error
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _streams(source: Source, wanted: list[str]) -> list[Stream]:

@@ -52,6 +52,7 @@ class LaneState:
     failing: dict[str, JsonDict] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     alone: bool = False
+    waiting_since: str | None = None
     export_failed: bool = False
     failed: bool = False
     cancelled: bool = False
@@ -111,6 +112,8 @@ class LaneState:
             self.failing.pop(step, None)
             self.holds.pop(step, None)
             {EXPORT: self._exported, TRANSFORM: self._transformed, UPLOAD: self._uploaded}[step](message, answer, now)
+            if step == EXPORT:
+                self._lose_patience(answer, policy, now)
 
     def broke(self, steps: list[str], reason: str, policy: Policy, now: datetime) -> None:
         """Note that one of the steps failed without an answer: all are idempotent and are taken again."""
@@ -176,6 +179,17 @@ class LaneState:
             self._count(exported=answer["records"], bytes=answer["bytes"], failed_pages=answer["failed_pages"])
         if answer["wait_s"] > 0:
             self.holds[EXPORT] = _later(now, answer["wait_s"])
+
+    def _lose_patience(self, answer: JsonDict, policy: Policy, now: datetime) -> None:
+        """A source that prepares for ever must not make a load that never ends."""
+        if answer["staged"]:
+            self.waiting_since = None
+            return
+        self.waiting_since = self.waiting_since or now.isoformat()
+        waited = (now - datetime.fromisoformat(self.waiting_since)).total_seconds()
+        if waited >= policy.longest_export_wait_s:
+            reason = f"the source prepared its export for {waited:.0f} s without giving a page"
+            self._stop(EXPORT, {"stop": reason, "remedy": "look at the job in the product, then start the load again"})
 
     def _transformed(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:  # noqa: ARG002 - one shape for all
         self.transforming.remove(message["segment"])

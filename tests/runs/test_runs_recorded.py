@@ -11,7 +11,7 @@ import pytest
 
 JsonDict = dict[str, Any]
 
-FAULTS = ["429", "429-no-retry-after", "503", "drop", "drop-mid-body", "expired-token"]
+FAULTS = ["429", "429-no-retry-after", "503", "drop", "drop-mid-body", "expired-token", "html-200", "not-json"]
 SINK_FAULTS = ["429", "429-no-retry-after", "503", "drop-before", "expired-token"]
 
 EXPECTED = {
