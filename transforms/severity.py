@@ -27,6 +27,8 @@ WORDS: Mapping[str, str] = {
 }
 """Labels that every profile reads, lower case; a profile's own come first."""
 
+LEVELS = ("Critical", "High", "Medium", "Low", "Informational")
+
 CVSS_BANDS: Sequence[tuple[float, str]] = (
     (9.0, "Critical"),
     (7.0, "High"),
@@ -53,10 +55,7 @@ CYCOGNITO = Profile(bands=((9.5, "Critical"), (7.75, "High"), (5.5, "Medium"), (
 """Scores 0 to 10 with bands of their own: low 3-5, medium 6-7.5, high 8-9, critical 10 (2,119 recorded issues)."""
 
 TENABLE = Profile(
-    labels={
-        **{"i": "High", "ii": "Medium", "iii": "Low"},
-        **{"0": "Informational", "1": "Low", "2": "Medium", "3": "High", "4": "Critical"},
-    },
+    labels=dict(zip(("i", "ii", "iii", "4", "3", "2", "1", "0"), ("High", "Medium", "Low", *LEVELS), strict=True)),
     bands=((4.0, "Critical"), (3.0, "High"), (2.0, "Medium"), (1.0, "Low"), (0.0, "Informational")),
 )
 """severity_id 0 to 4, 4 is critical, also as text (Nessus files); the risk factor None means no risk; stig_severity is a DISA STIG category."""
