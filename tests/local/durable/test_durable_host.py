@@ -208,19 +208,92 @@ def test_work_left_by_an_earlier_execution_does_not_reach_a_new_one_of_the_same_
         assert host.hub.wait("source")["output"] == ["new", "new", True]
 
 
-def test_a_resume_that_meets_the_suspending_episode_is_not_forgotten():
-    """Suspend and resume in one breath, many times: the instance always ends."""
+def test_a_resume_that_meets_the_suspending_episode_is_not_forgotten(until):
+    """It comes while the orchestrator is still replaying for the suspension, and the instance goes on all the same."""
+    hold, replaying, release = threading.Event(), threading.Event(), threading.Event()
 
     def waits(context):
+        if hold.is_set():
+            replaying.set()
+            release.wait(20)
         return (yield context.wait_for_external_event("go"))
 
     with Host(functions=app_of(waits)) as host:
-        for _ in range(30):
-            run = host.hub.start("waits")
-            host.hub.suspend(run)
-            host.hub.resume(run)
-            host.hub.raise_event(run, "go", 1)
-            assert host.hub.wait(run, 10)["output"] == 1
+        run = host.hub.start("waits")
+        until(lambda: host.hub.status(run)["runtimeStatus"], lambda status: status == "Running")
+        hold.set()
+        host.hub.suspend(run)
+        assert replaying.wait(20)
+        host.hub.resume(run)
+        release.set()
+        until(lambda: host.engine.episodes, lambda episodes: episodes >= 2)
+        host.hub.raise_event(run, "go", 1)
+        assert host.hub.wait(run, 10)["output"] == 1
+
+
+def test_the_custom_status_outlives_an_execution_that_sets_none(until):
+    """After continue-as-new the last one is still shown; upstream shows an empty one."""
+
+    def waits(context):
+        if context.get_input() == 0:
+            context.set_custom_status("from the first")
+            yield context.call_activity("work", 1)
+            context.continue_as_new(1)
+            return None
+        return (yield context.wait_for_external_event("go"))
+
+    def work(value):
+        return value
+
+    with Host(functions=app_of(waits, work=work)) as host:
+        run = host.hub.start("waits", 0)
+        until(
+            lambda: host.hub.status(run), lambda status: (status["input"], status["runtimeStatus"]) == ("1", "Running")
+        )
+        assert host.hub.status(run)["customStatus"] == "from the first"
+        host.hub.raise_event(run, "go", 1)
+        assert host.hub.wait(run)["customStatus"] == "from the first"
+
+
+def test_an_event_reaches_the_newest_of_those_that_wait_for_its_name(until):
+    """One that lost a race against a timer does not swallow it: the extension keeps a stack of waiters."""
+
+    def races(context):
+        timer = context.create_timer(context.current_utc_datetime + timedelta(milliseconds=30))
+        yield context.task_any([timer, context.wait_for_external_event("go")])
+        context.set_custom_status("again")
+        value = yield context.wait_for_external_event("go")
+        return (yield context.call_activity("work", value))
+
+    def work(value):
+        return value
+
+    with Host(functions=app_of(races, work=work)) as host:
+        run = host.hub.start("races")
+        until(lambda: host.hub.status(run)["customStatus"], lambda status: status == "again")
+        host.hub.raise_event(run, "go", 7)
+        assert host.hub.wait(run, 10)["output"] == 7
+
+
+def test_events_that_come_with_the_one_that_continues_as_new_are_carried_over(until):
+    """Both are held while suspended; the first ends the execution, the second belongs to the next."""
+
+    def collects(context):
+        value = yield context.wait_for_external_event("go")
+        seen = [*context.get_input(), value]
+        if len(seen) < 2:
+            context.continue_as_new(seen)
+            return None
+        return seen
+
+    with Host(functions=app_of(collects)) as host:
+        run = host.hub.start("collects", [])
+        host.hub.suspend(run)
+        until(lambda: host.hub.status(run)["runtimeStatus"], lambda status: status == "Suspended")
+        for value in (1, 2):
+            host.hub.raise_event(run, "go", value)
+        host.hub.resume(run)
+        assert host.hub.wait(run, 10)["output"] == [1, 2]
 
 
 def test_an_activity_that_fails_without_a_message_fails():

@@ -10,7 +10,7 @@ import pytest
         pytest.param("retrying", {"key": "r1", "succeed_on": 3}, "ok after 3", id="retry, then success"),
         pytest.param("parent", None, [30, "ok after 5"], id="sub-orchestration, and one with retry"),
         pytest.param("counting", {"i": 0, "to": 20}, {"finished": 20}, id="continue-as-new 20 times"),
-        pytest.param("stale_timer", {"i": 0}, "timed out at 3", id="a timer of an old execution is not delivered"),
+        pytest.param("stale_timer", {"i": 0}, "worked", id="a timer of an old execution is not delivered"),
         pytest.param("paced_batched", {"n": 40, "ms": 1, "batch": 10}, 40, id="batches as sub-orchestrations"),
     ],
 )

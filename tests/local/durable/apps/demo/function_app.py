@@ -95,11 +95,6 @@ def parent(context: df.DurableOrchestrationContext):
 
 
 @app.orchestration_trigger(context_name="context")
-def slow_parent(context: df.DurableOrchestrationContext):
-    return (yield context.call_sub_orchestrator("timer", context.get_input()))
-
-
-@app.orchestration_trigger(context_name="context")
 def counting(context: df.DurableOrchestrationContext):
     state = context.get_input()
     yield context.call_activity("square", state["i"])
@@ -253,14 +248,15 @@ def timer(context: df.DurableOrchestrationContext):
 def stale_timer(context: df.DurableOrchestrationContext):
     """Continues as new while a cancelled timer of the old execution is outstanding."""
     state = context.get_input()
-    timeout = context.create_timer(context.current_utc_datetime + timedelta(seconds=0.25))
-    work = context.call_activity("nap", 30 if state["i"] < 3 else 500)
+    last = state["i"] == 3
+    timeout = context.create_timer(context.current_utc_datetime + timedelta(seconds=10 if last else 0.25))
+    work = context.call_activity("nap", 500 if last else 30)
     winner = yield context.task_any([work, timeout])
     if winner == timeout:
         return f"timed out at {state['i']}"
     if not timeout.is_completed:
         timeout.cancel()
-    if state["i"] < 3:
+    if not last:
         context.continue_as_new({"i": state["i"] + 1})
         return None
     return "worked"
