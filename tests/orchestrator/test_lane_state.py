@@ -85,14 +85,13 @@ class Walk:
         return self.state
 
     def _take(self, due: list[tuple[str, JsonDict]]) -> None:
-        kind = self.answers.pop() if self.answers else "success"
+        kinds = [self.answers.pop() if self.answers else "success" for _ in due]
         self.now += timedelta(seconds=1)
-        if kind == "break":
+        if "break" in kinds:
             self.state.broke([name for name, _ in due], "lost", self.policy, self.now)
             return
-        for name, message in due:
+        for (name, message), kind in zip(due, kinds, strict=True):
             self.state.take(name, message, self._answer(name, message, kind), self.policy, self.now)
-            kind = "success" if kind in {"stop", "cancel"} else kind
 
     def _answer(self, name: str, message: JsonDict, kind: str) -> JsonDict:
         if kind == "again":
@@ -133,13 +132,13 @@ class Walk:
         assert sum(size for _, size, _ in self.state.ready) <= most
 
 
-KINDS = ["success", "success", "again", "break", "wait", "pause", "stop", "cancel"]
+KINDS = [*["success"] * 8, *["again"] * 6, "break", "break", "wait", "wait", "pause", "pause", "stop", "cancel"]
 
 
 @settings(max_examples=250, deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([0, 1, 30, 99, 100, 101, 450]), min_size=1, max_size=40),
-    answers=st.lists(st.sampled_from(KINDS), max_size=60),
+    answers=st.lists(st.sampled_from(KINDS), max_size=80),
     staged_ahead=st.integers(1, 4),
     give_up_after_s=st.sampled_from([0.0, 20.0, 600.0]),
 )

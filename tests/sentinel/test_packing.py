@@ -125,7 +125,7 @@ def test_halving_is_balanced() -> None:
     assert depth <= 10
 
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "TimeGenerated": pl.Datetime("us", "UTC"),
     "Name": pl.String,
     "B": pl.String,

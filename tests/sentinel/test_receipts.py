@@ -182,6 +182,39 @@ def test_a_crash_leaves_only_the_unsettled_in_doubt() -> None:
     assert repeated == set(range(20)) - set(numbers(world.lines, world.chunks[0]))
 
 
+def test_what_one_copy_leaves_in_doubt_and_another_settles_is_possibly_repeated() -> None:
+    """The later copy's answer is lost and it gives up, the earlier one, which knows of nothing, sends the same rows: they are there twice."""
+    world = World(4, set())
+    first, second = Copy("a", world), Copy("b", world)
+    second.step("lost after")
+    second.step("give up")
+    while not first.ended:
+        first.step("send")
+    assert set(world.stored.values()) == {2}
+    check_end(world)
+
+
+def test_what_a_crashed_copy_may_have_sent_and_another_settles_is_possibly_repeated() -> None:
+    """As above, but the later copy just ends without a word."""
+    world = World(4, set())
+    first, second = Copy("a", world), Copy("b", world)
+    second.step("send")
+    second.step("crash")
+    while not first.ended:
+        first.step("send")
+    assert set(world.stored.values()) == {2}
+    check_end(world)
+
+
+def test_what_lies_before_a_settled_part_is_offered_to_the_byte() -> None:
+    """The second half of a chunk is settled first: the first half is left, without the newline between them."""
+    lines, chunks = pack(8)
+    first, second = halve(lines, chunks[0])
+    line = settled("a", Sent(second, 204), "", "run")
+    left = Receipts.of([opened("a"), line, closed("a", [], 1, 1, 1)]).left(lines, chunks)
+    assert left == [Part(first), *map(Part, chunks[1:])]
+
+
 def test_a_log_of_dead_letters_only_is_settled() -> None:
     """Every row refused: nothing is left, and each keeps its reason."""
     world = World(3, {0, 1, 2})
