@@ -120,7 +120,7 @@ def test_records_whose_types_flip_are_rows_all_the_same(name: str, flattened) ->
 @pytest.mark.parametrize("name", STREAMS)
 def test_records_without_identifier_are_rejects_that_add_up(name: str, flattened) -> None:
     """Rows and rejects are the records, each once."""
-    key = IDENTIFIER.get(name, IDENTIFIER[name.split("/")[0]])
+    key = IDENTIFIER.get(name, IDENTIFIER[name.partition("/")[0]])
     records = [{key: 1}, {}, {key: None}, {key: 2}, None, {key: ""}]
     result = flattened(name, records)
     assert result.rows[RECORD].to_list() == [0, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -171,7 +172,7 @@ def test_lists_join_in_order_without_nulls_and_repeats(rows: list[tuple[list[str
     for row, lists in zip(found.rows(named=True), rows, strict=True):
         joined = [[item for item in part or [] if item is not None] for part in lists]
         heads = [part[0] for part in lists if part and part[0] is not None]
-        assert row["joined"] == (list(dict.fromkeys(sum(joined, []))) or None)
+        assert row["joined"] == (list(dict.fromkeys(itertools.chain(*joined))) or None)
         assert row["single"] == (list(dict.fromkeys(joined[0])) or None)
         assert row["one"] == (list(dict.fromkeys(heads)) or None)
         assert row["first"] == (joined[0][0] if joined[0] else None)
