@@ -69,7 +69,8 @@ def encode(rows: pl.DataFrame) -> bytes:
         else:
             parts += [pl.when(pl.col(name).is_not_null()).then(_fields([name])) for name in names]
     line = pl.concat_str(pl.lit("{"), pl.concat_str(parts, separator=",", ignore_nulls=True), pl.lit("}\n"))
-    lines = rows.lazy().with_columns(_stamps()).select(line).collect().to_series()
+    # with_columns, because a line of constants alone would be selected once instead of once a row.
+    lines = rows.lazy().with_columns(_stamps()).with_columns(_line=line).select("_line").collect().to_series()
     # The texts of an Arrow array lie one after the other in its last buffer: the lines, joined.
     return bytes(lines.rechunk().to_arrow().buffers()[-1])
 

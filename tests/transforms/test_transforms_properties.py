@@ -187,6 +187,8 @@ def test_encoding_leaves_out_nulls_and_escapes_what_json_must() -> None:
     assert text.count(b"\n") == 7
     assert b"".join(packing.encode(part) for part in (frame[:3], frame[3:])) == text
     assert packing.encode(frame.clear()) == b""
+    same = pl.DataFrame({"a": ["x"] * 3, "b": [None, None, None], "c": [1.5] * 3})
+    assert packing.encode(same) == b'{"a":"x","c":1.5}\n' * 3
     with pytest.raises(ValueError, match="'b' is the first column and null in 1 rows"):
         packing.encode(frame.select("b"))
 
