@@ -170,6 +170,19 @@ def test_the_state_stays_small_however_many_segments(size: int) -> None:
     assert walk.widest < 8192
 
 
+@pytest.mark.parametrize("staged_ahead", [1, 2, 4])
+def test_a_transform_or_an_upload_that_waits_pauses_the_export(staged_ahead: int) -> None:
+    """Back-pressure: the export gets ahead of a held transform by what may be staged, and of a held upload by two packs, and no further."""
+    policy = a_policy(staged_ahead=staged_ahead)
+    for held, most in ((TRANSFORM, staged_ahead), (UPLOAD, 2 + staged_ahead)):
+        walk = Walk(policy, [100] * 50, [])
+        walk.state.holds[held] = (BEGIN + timedelta(hours=1)).isoformat()
+        while due := walk.state.due(RUN, policy, walk.now):
+            walk._take(due)
+        assert staged_ahead <= walk.state.segment <= most
+        assert walk.state.wake(walk.now) == BEGIN + timedelta(hours=1)
+
+
 def test_reasons_of_every_length_stay_small() -> None:
     """The longest reasons that an answer can carry, in every place that keeps one."""
     state = LaneState.start(LanePlan("assets", 0, {"at": 0}).to_wire())
