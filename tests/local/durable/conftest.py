@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 class HostProcess:
     """A host process and its HTTP surface."""
 
-    def __init__(self, app: str, *options: str, errors: Path, timeout_s: float = 20) -> None:
+    def __init__(self, app: str, *options: str, errors: Path) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "local.durable", str(APPS / app), *options]
         with errors.open("ab") as stderr:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
