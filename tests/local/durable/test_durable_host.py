@@ -434,4 +434,8 @@ def test_with_parent_ends_when_the_parent_dies(until):
         stat = Path(f"/proc/{pid}/stat")  # where nobody reaps orphans it stays as a zombie
         return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
-    until(alive, lambda value: not value, 10)
+    try:
+        until(alive, lambda value: not value, 10)
+    finally:
+        if alive():
+            os.kill(pid, signal.SIGKILL)
