@@ -21,7 +21,7 @@ from activities.deps import Deps, Destination
 from activities.export import parquet
 from contracts import CaasmError, Run, Stop, UploadRequest, UploadResult
 from sentinel import packing, receipts
-from sentinel.ingestion import Part, Sent
+from sentinel.ingestion import Part, Sender, Sent
 from sentinel.packing import Chunk
 from sentinel.receipts import Line, Range, Receipts
 
@@ -113,21 +113,31 @@ def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table
     log = deps.names(run).receipts(request.stream, request.lane, request.first, request.last)
     if destination is not deps.destinations[0]:
         log = log.removesuffix(".jsonl") + f".{destination.name}.jsonl"
-    known = Receipts.of(deps.staging.log(log))
-    left = known.left(pack.lines, pack.chunks)
     attempt = uuid.uuid4().hex[:8]
-    # Written even for nothing to send: the log's summary says that the pack is done.
+    # Before the log is read: of two copies at once, the later one then always sees the other.
     deps.staging.append(log, [receipts.opened(attempt)])
+    known = Receipts.of(deps.staging.log(log), own=attempt)
+    left = known.left(pack.lines, pack.chunks)
     sender = deps.sender(destination, table, run)
     sender.until = deps.clock() + deps.budgets.upload_s
     writer = _Writer(deps, log, attempt, run.run_id, pack.lines, refused_only=not known.accepted)
     doubts: list[Part] = []
     try:
         sender.send(pack.lines, left, writer.sent, doubts.append)
-    finally:
-        tally = sender.tally
-        writer.flush([receipts.closed(attempt, doubts, tally.requests, tally.body_bytes, tally.wire_bytes)])
+    except CaasmError:
+        writer.flush([_closed(attempt, doubts, sender)])
+        raise
+    except BaseException:
+        # What nobody foresaw told nobody what was on its way: without an end in the log all that is unsettled is in doubt.
+        writer.flush([])
+        raise
+    writer.flush([_closed(attempt, doubts, sender)])
     return Receipts.of(deps.staging.log(log))
+
+
+def _closed(attempt: str, doubts: list[Part], sender: Sender) -> Line:
+    tally = sender.tally
+    return receipts.closed(attempt, doubts, tally.requests, tally.body_bytes, tally.wire_bytes)
 
 
 class _Writer:
