@@ -36,7 +36,7 @@ lint: $(VENV)/.tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 types: $(VENV)/.tests
-	@$(PY) -m mypy *.py activities bench local orchestrator sentinel sources transforms
+	@$(PY) -m mypy *.py activities local orchestrator sentinel sources transforms
 
 check: lint types test     ## what has to be green before a commit
 

@@ -123,6 +123,9 @@ def _clean(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
     if isinstance(kind, pl.List):
         kept = column.list.filter(pl.element().is_not_null())
         return pl.when(kept.list.len() > 0).then(kept)
+    if kind == pl.String:
+        # Nothing is said by an empty text, and one absent form is enough for whoever asks.
+        return pl.when(column != "").then(column)
     return column
 
 
