@@ -88,7 +88,10 @@ def _staging() -> Staging:
         )
     else:
         container = ContainerClient(settings.staging_account_url, settings.staging_container, _credential(), **sizes)
-    return Staging(container)
+    staging = Staging(container)
+    # A fresh deployment has no container yet, and whoever asks for its runs should read that there are none.
+    staging.ensure()
+    return staging
 
 
 def _destination(settings: DestinationSettings) -> Destination:

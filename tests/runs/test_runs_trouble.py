@@ -170,6 +170,7 @@ def test_a_bad_request_is_refused_with_a_remedy(runs: Any, body: object, says: s
 def test_timers_start_the_scheduled_sources(stack_of: Callable[..., Any]) -> None:
     """The timer for full loads starts every scheduled source; the one for deltas finds it running or starts it."""
     runs = stack_of("--assets", "50", "--findings", "50", SCHEDULED_SOURCES="device42")
+    assert runs.api("GET", "/api/loads") == (200, {"running": [], "runs": []}), "before the first load there are none"
     assert runs.api("POST", "/admin/functions/full_schedule", {})[0] == 202
     deadline = time.monotonic() + 20
     while not (listed := runs.api("GET", "/api/loads?source=device42")[1]["runs"]):
