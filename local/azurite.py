@@ -2,7 +2,8 @@
 
 The service lives as long as its keeper holds the write end of its standard input: the few lines of JavaScript that load Azurite end it when that
 pipe closes, which the kernel does for a parent that is killed, on Linux and macOS alike. (PR_SET_PDEATHSIG is Linux only, and fires when the
-*thread* that started the process ends.) A child that the parent forks without exec shares the pipe, so the service then ends with the last of them.
+*thread* that started the process ends.) It writes its index only every 5 s and at its end, so it is in a session of its own: a signal to the
+keeper's whole process group does not reach it, and it ends in order. A child that the parent forks without exec shares the pipe, so the service then ends with the last of them.
 
 npm takes Azurite at a fixed version; what that depends on is resolved at install time, and install scripts do not run.
 """
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -156,14 +157,23 @@ def ensure_azurite(node: Path, cache: Path = CACHE) -> Path:
 class Azurite:
     """A blob service of its own: `with Azurite(directory) as azurite: BlobServiceClient.from_connection_string(azurite.connection_string)`.
 
-    With `in_memory` nothing is kept and the directory is only the working directory. `port` 0 takes a free one.
+    With `in_memory` nothing is kept and the directory is only the working directory. `port` 0 takes a free one. The service inherits `pass_fds`.
     """
 
-    def __init__(self, data_dir: Path | str, *, in_memory: bool = False, port: int = 0, cache: Path = CACHE) -> None:
+    def __init__(
+        self,
+        data_dir: Path | str,
+        *,
+        in_memory: bool = False,
+        port: int = 0,
+        cache: Path = CACHE,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self._data_dir = Path(data_dir)
         self._in_memory = in_memory
         self._port = port
         self._cache = cache
+        self._pass_fds = pass_fds
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -213,6 +223,8 @@ class Azurite:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
+            pass_fds=self._pass_fds,
         )
         self.url = self._wait(self._process, timeout_s)
         return self

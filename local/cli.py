@@ -28,6 +28,12 @@ from sources.registry import SOURCES
 STATE = ROOT / ".caasm"
 LAST = STATE / "last.json"
 
+KILLS_OF_CHAOS = 20
+"""Chaos kills the app at most this often in a command, so that even the unluckiest seed ends."""
+
+RESTARTS = 3
+"""How often an app that something else killed is started again on its journal."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
@@ -47,6 +53,20 @@ def parser() -> argparse.ArgumentParser:
     _stack_options(run)
     run.add_argument(
         "--json", type=Path, metavar="FILE", help="write the outcome as JSON (a list, for several sources)"
+    )
+    run.add_argument(
+        "--journal",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="go on with what was running when the same command was killed (default FILE: journal.db in --keep's DIR)",
+    )
+    run.add_argument(
+        "--chaos",
+        type=int,
+        metavar="SEED",
+        help="run activities again, twice at once, late, and kill the app; implies --journal",
     )
     serve = commands.add_parser("serve", help="keep everything up and print the URLs")
     _stack_options(serve)
@@ -76,7 +96,10 @@ def _stack_options(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
-    options = parser().parse_args(arguments)
+    grammar = parser()
+    options = grammar.parse_args(arguments)
+    if options.command == "run" and options.journal is not None and options.keep is None:
+        grammar.error("--journal needs --keep DIR: what the journal goes on with is there")
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=150)  # into a file or a CI log nothing needs to be cut to 80
@@ -109,15 +132,27 @@ def _stack(options: argparse.Namespace, console: Console) -> Stack:
     return Stack(directory, simulator, options.source_url, options.dce, options.dcr)
 
 
+def _journalled(stack: Stack, options: argparse.Namespace) -> Stack:
+    """The stack with the journal that the options ask for; the app is then started again when it is killed."""
+    if options.journal is not None or options.chaos is not None:
+        named = options.journal is not None and options.journal != Path()
+        stack.journal = options.journal.resolve() if named else stack.directory / "journal.db"
+        stack.chaos = options.chaos
+        stack.most_restarts = KILLS_OF_CHAOS if options.chaos is not None else RESTARTS
+    return stack
+
+
 def _run(options: argparse.Namespace, console: Console) -> int:
     names = list(SOURCES) if "all" in options.source else list(dict.fromkeys(options.source))
     outcomes: list[Outcome] = []
-    with _stack(options, console) as stack:
+    with _journalled(_stack(options, console), options) as stack:
         for name in names:
             with show.Progress(console) as progress:
                 outcome = run_load(stack, name, options.mode, progress)
             outcomes.append(outcome)
             show.ledger(console, outcome)
+            if outcome.chaos is not None:
+                console.print(_chaos_line(outcome.chaos), highlight=False)
             if outcome.manifest:
                 kept = stack.directory / "ledger" / f"{outcome.run_id}.json"
                 kept.parent.mkdir(exist_ok=True)
@@ -129,6 +164,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     if options.ask and options.dce is None:
         _ask(directory, console)
     return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
+
+
+def _chaos_line(chaos: dict[str, int]) -> str:
+    return (
+        f"  chaos {chaos['seed']}: {chaos['kills']} kills of the app, {chaos['repeats']} of {chaos['deliveries']} activities repeated "
+        f"({chaos['reruns']} after success, {chaos['twins']} twice at once, {chaos['lost']} lost), {chaos['delays']} late"
+    )
 
 
 def _ask(directory: Path, console: Console) -> None:

@@ -1,6 +1,7 @@
 """Runs a load through the app's own HTTP API and follows it by Durable's status, as any client in Azure would.
 
-Invariant: nothing of the app is called but over HTTP.
+Invariant: nothing of the app is called but over HTTP; an app that is killed and started again on its journal is followed through it, and a load that
+its journal has resumed is followed instead of started.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from contracts import instance_id
+from local.durable.chaos import tally
 from local.outcome import Outcome
 from local.stack import Stack
 
@@ -20,30 +23,23 @@ POLL_S = 0.25
 
 
 def run_load(stack: Stack, source: str, mode: str, on_progress: Callable[[JsonDict], None]) -> Outcome:
-    """Start a load, report its custom status as it changes, and return what it came to."""
-    app = stack.parts["app"].url
-    before = _usage(stack)
+    """Start a load, or go on with the one that the app's journal has; report its custom status as it changes; return what it came to."""
+    chaos = _chaos(stack)
+    meter = _Meter(stack)
     begun = time.monotonic()
-    code, answer = stack.call("POST", f"{app}/api/loads", {"source": source, "mode": mode})
-    if code != 202:
+    code, answer = stack.call_app("POST", "/api/loads", {"source": source, "mode": mode})
+    if code != 202 and not (code == 409 and stack.journal is not None):
         reason = f"{answer['error']}: {answer['remedy']}" if answer else f"the app answered {code}"
         return Outcome(run_id="", source=source, mode=mode, status="failed", reasons=[reason])
-    run_id = answer["run_id"]
-    seen: JsonDict | None = None
-    while True:
-        stack.check()
-        _, state = stack.call("GET", answer["statusQueryGetUri"])
-        if state["customStatus"] and state["customStatus"] != seen:
-            seen = state["customStatus"]
-            on_progress(seen)
-        if state["runtimeStatus"] in FINISHED:
-            break
-        time.sleep(POLL_S)
+    state = _follow(stack, source, meter, on_progress)
+    # A load that was resumed may not have told its id yet when it refused the second start.
+    run_id = answer["run_id"] or (state["customStatus"] or {}).get("run_id", "")
     wall_s = time.monotonic() - begun
-    after = _usage(stack)
-    code, manifest = stack.call("GET", f"{app}/api/loads/{run_id}")
+    meter.look()
+    code, manifest = stack.call_app("GET", f"/api/loads/{run_id}")
     manifest = manifest if code == 200 else {}
     reasons = manifest.get("reasons") or ([str(state["output"])] if state["runtimeStatus"] != "Completed" else [])
+    after = _chaos(stack)
     return Outcome(
         run_id=run_id,
         source=source,
@@ -52,11 +48,53 @@ def run_load(stack: Stack, source: str, mode: str, on_progress: Callable[[JsonDi
         manifest=manifest,
         reasons=reasons,
         wall_s=wall_s,
-        cpu_s=after["cpu_s"] - before["cpu_s"],
-        peak_memory_mb=after["peak_memory_mb"],
+        cpu_s=meter.cpu_s,
+        peak_memory_mb=meter.peak_memory_mb,
+        chaos={"seed": stack.chaos, **{name: after[name] - chaos[name] for name in after}} if after else None,
     )
 
 
-def _usage(stack: Stack) -> JsonDict:
-    usage: JsonDict = stack.call("GET", f"{stack.parts['app'].url}/admin/host/usage")[1]
-    return usage
+def _follow(stack: Stack, source: str, meter: _Meter, on_progress: Callable[[JsonDict], None]) -> JsonDict:
+    """Durable's status of the source's instance once it has finished."""
+    seen: JsonDict | None = None
+    while True:
+        stack.check()
+        # Not the link that the start answered with: the app may listen elsewhere by now.
+        _, state = stack.call_app("GET", f"/runtime/webhooks/durabletask/instances/{instance_id(source)}")
+        if state["customStatus"] and state["customStatus"] != seen:
+            seen = state["customStatus"]
+            on_progress(seen)
+        if state["runtimeStatus"] in FINISHED:
+            found: JsonDict = state
+            return found
+        if stack.most_restarts:
+            meter.look()
+        time.sleep(POLL_S)
+
+
+def _chaos(stack: Stack) -> dict[str, int]:
+    return tally(stack.chaos_log) if stack.chaos_log is not None else {}
+
+
+class _Meter:
+    """CPU time and peak memory of the app since the meter was made; of one that was killed, as far as it was last looked at."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._seen: dict[int, JsonDict] = {}
+        self.look()
+        self._before = sum(usage["cpu_s"] for usage in self._seen.values())
+
+    def look(self) -> None:
+        """Ask the app."""
+        usage: JsonDict = self._stack.call_app("GET", "/admin/host/usage")[1]
+        self._seen[usage["pid"]] = usage
+
+    @property
+    def cpu_s(self) -> float:
+        total: float = sum(usage["cpu_s"] for usage in self._seen.values()) - self._before
+        return total
+
+    @property
+    def peak_memory_mb(self) -> float:
+        return max(float(usage["peak_memory_mb"]) for usage in self._seen.values())

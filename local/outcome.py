@@ -15,7 +15,7 @@ JsonDict = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One load. `status`: complete, incomplete or failed."""
+    """One load. `status`: complete, incomplete or failed. `chaos`: what was done to it on purpose (local/durable/chaos.py), None for nothing."""
 
     run_id: str
     source: str
@@ -26,6 +26,7 @@ class Outcome:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
+    chaos: JsonDict | None = None
 
     @property
     def streams(self) -> dict[str, JsonDict]:
@@ -52,4 +53,5 @@ class Outcome:
             "reasons": self.reasons,
             "notes": self.manifest.get("notes", []),
             "rejected_for": {name: ledger["reasons"] for name, ledger in self.streams.items() if ledger["reasons"]},
+            **({"chaos": self.chaos} if self.chaos is not None else {}),
         }

@@ -1,14 +1,18 @@
 """The whole system on this machine: blob storage, Sentinel emulator, product simulators and the app, each in a process of its own.
 
-Invariant: everything listens on loopback on a free port, and stops when the stack is closed or its process ends, however that happens.
+Invariant: everything listens on loopback on a free port, and stops when the stack is closed or its process ends, however that happens: storage and
+emulator then write what they hold. They are in sessions of their own, so that a signal to the command's whole process group leaves them the time.
+A directory belongs to one stack, until the last of its processes is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import urllib3
 
 from local import products
 from local.azurite import Azurite
+from local.durable.chaos import LOG_SUFFIX
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -46,6 +52,12 @@ SECRETS: Final = {
     "TENABLE_SECRET_KEY": products.TENABLE_SECRET_KEY,
 }
 """What the simulators expect; the environment's own values win, for products elsewhere."""
+
+
+KILLED: Final = (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+WAIT_S: Final = 60.0
+"""How long a part may take to start, a killed app to answer again, and the processes of a killed command to leave its directory."""
 
 
 class StackError(RuntimeError):
@@ -87,7 +99,8 @@ class Part:
 class Stack:
     """Starts and stops the parts. `simulator`: arguments of the product simulators, or None with `source_url` set.
 
-    `directory` keeps what the parts store: blobs/, sentinel/ and logs/.
+    `directory` keeps what the parts store: blobs/, sentinel/ and logs/. With a `journal` the app goes on with what ran when it ended last, and is
+    started again after a kill, at most `most_restarts` times in all; `chaos` is the seed of what kills it, and of what else is done to it.
     """
 
     directory: Path
@@ -97,8 +110,13 @@ class Stack:
     dcr: str = DCR
     app_settings: dict[str, str] = field(default_factory=dict)
     app_arguments: list[str] = field(default_factory=list)
+    journal: Path | None = None
+    chaos: int | None = None
+    most_restarts: int = 0
+    restarts: int = 0
     parts: dict[str, Part] = field(default_factory=dict)
     _azurite: Azurite | None = None
+    _held: int | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -115,6 +133,7 @@ class Stack:
     def start(self) -> Self:
         """Start everything and wait until each part listens."""
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
+        self._hold()
         # Azurite is the slowest: the others start beside it.
         starting = [threading.Thread(target=self._guarded, args=(self._start_azurite,))]
         if self.dce is None:
@@ -142,12 +161,58 @@ class Stack:
             self._failure = error
 
     def _start_azurite(self) -> None:
-        self._azurite = Azurite(self.directory / "blobs").start()
+        assert self._held is not None
+        self._azurite = Azurite(self.directory / "blobs", pass_fds=(self._held,)).start()
+
+    def _hold(self) -> None:
+        """Wait until no process of another stack is in the directory. Every part inherits the lock, so it goes with the last of them."""
+        self._held = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise StackError(
+                        f"{self.directory} is in use by another command: end it, or keep elsewhere"
+                    ) from None
+                time.sleep(0.1)
 
     def start_app(self) -> None:
-        """Start the app in a process of its own; also after it was killed."""
-        self._spawn("app", ["local.durable", str(ROOT), *self.app_arguments], self._environment())
-        self._wait(self.parts["app"])
+        """Start the app in a process of its own; also after it was killed, then on the same port, if that is still free."""
+        before = self.parts.get("app")
+        port = (before and urlsplit(before.url).port) or 0
+        while True:
+            self._spawn(
+                "app", ["local.durable", str(ROOT), "--port", str(port), *self._app_options()], self._environment()
+            )
+            app = self.parts["app"]
+            try:
+                return self._wait(app)
+            except StackError:
+                # What the journal resumes may be killed before the app says that it is ready.
+                if self._revivable(app):
+                    self.restarts += 1
+                elif port and app.process.poll() is not None:
+                    port = 0
+                else:
+                    raise
+
+    def _app_options(self) -> list[str]:
+        options = list(self.app_arguments)
+        if self.journal is not None:
+            options += ["--journal", str(self.journal)]
+        if self.chaos is not None:
+            options += ["--chaos", str(self.chaos), "--chaos-kills", str(self.most_restarts - self.restarts)]
+        return options
+
+    def _revivable(self, app: Part) -> bool:
+        return self.journal is not None and self.restarts < self.most_restarts and app.process.poll() in KILLED
+
+    @property
+    def chaos_log(self) -> Path | None:
+        """Where the app writes down what chaos does; None without chaos."""
+        return self.journal.with_suffix(LOG_SUFFIX) if self.journal is not None and self.chaos is not None else None
 
     def _environment(self) -> dict[str, str]:
         assert self._azurite is not None
@@ -174,11 +239,13 @@ class Stack:
                 stdout=subprocess.PIPE,
                 stderr=words,
                 text=True,
+                start_new_session=True,
+                pass_fds=() if self._held is None else (self._held,),
             )
         self.parts[name] = Part(name, process, log)
 
     @staticmethod
-    def _wait(part: Part, timeout_s: float = 60.0) -> None:
+    def _wait(part: Part, timeout_s: float = WAIT_S) -> None:
         lines: queue.Queue[str] = queue.Queue()
 
         def read() -> None:
@@ -196,6 +263,8 @@ class Stack:
             except queue.Empty:
                 continue
             if not line:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    part.process.wait(1)  # it has closed its output: its exit code is about to be known
                 break
             if line.startswith("{"):
                 part.url = json.loads(line)["url"]
@@ -209,6 +278,9 @@ class Stack:
                 self.parts[name].stop()
         if self._azurite is not None:
             self._azurite.stop()
+        if self._held is not None:
+            held, self._held = self._held, None
+            os.close(held)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -225,11 +297,32 @@ class Stack:
         return self._azurite.connection_string
 
     def check(self) -> None:
-        """Raises StackError when a part has died."""
-        for part in self.parts.values():
-            part.check()
+        """Start the app again when it was killed and may be; raises StackError when any part has died otherwise."""
+        for part in list(self.parts.values()):
+            if part.name == "app" and self._revivable(part):
+                self.restarts += 1
+                if part.process.stdout is not None:
+                    part.process.stdout.close()
+                self.start_app()
+            else:
+                part.check()
 
     def call(self, method: str, url: str, body: object = None) -> tuple[int, Any]:
         """Status and JSON (None when there is none) of a request to a part."""
         answer = urllib3.request(method, url, json=body, timeout=30, retries=False)
         return answer.status, answer.json() if answer.data else None
+
+    def call_app(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """As `call`, of the app, wherever it listens now; a request that meets its death is made again when it is back.
+
+        Raises StackError when it does not come back.
+        """
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return self.call(method, self.parts["app"].url + path, body)
+            except urllib3.exceptions.HTTPError:
+                self.check()
+                if self.journal is None or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)

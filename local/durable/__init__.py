@@ -5,5 +5,5 @@ their sources, what the Durable extension and DurableTask.Core do around it. Wha
 
 Read it in this order: `functions` (the app, indexed), `history` (events as the JSON the SDK takes), `replay` (the SDK's answer
 as new actions), `engine` and `journal` (state), `worker` (work items), `host` (one running app; the in-process API for tests),
-`taskhub` and `management` (the Durable HTTP API), `triggers` (the app's own HTTP routes, admin endpoints).
+`chaos` (at-least-once, on purpose), `taskhub` and `management` (the Durable HTTP API), `triggers` (the app's own HTTP routes, admin endpoints).
 """

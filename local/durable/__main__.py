@@ -19,9 +19,11 @@ import sys
 import threading
 from pathlib import Path
 
+from local.durable.chaos import LOG_SUFFIX, Chaos, Rates
 from local.durable.functions import AppNotIndexedError
 from local.durable.host import Host
 from local.durable.server import listen, serve
+from local.durable.worker import Deliver, deliver_once
 
 GRACE_S = 1.0
 log = logging.getLogger("local.durable")
@@ -33,6 +35,11 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("app_dir", type=Path, help="folder of function_app.py and host.json")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one (default)")
     parser.add_argument("--journal", type=Path, help="SQLite file that keeps instances across restarts")
+    parser.add_argument(
+        "--chaos", type=int, metavar="SEED", help="deliver activities at least once: again, twice, late"
+    )
+    parser.add_argument("--chaos-kills", type=int, default=1, metavar="N", help="0: chaos never kills the process")
+    parser.add_argument("--chaos-rates", type=json.loads, default={}, metavar="JSON", help="fields of chaos.Rates")
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
     return parser.parse_args()
 
@@ -59,6 +66,13 @@ async def run(host: Host, listening: socket.socket, *, with_parent: bool) -> Non
     await asyncio.to_thread(closing.join, GRACE_S)
 
 
+def chaos_of(options: argparse.Namespace, journal: Path | None) -> Deliver:
+    """How activities are delivered under chaos. Without a journal nothing would be left after a kill, so there is none."""
+    log = journal.with_suffix(LOG_SUFFIX) if journal is not None else None
+    kills = options.chaos_kills if journal is not None else 0
+    return Chaos(options.chaos, Rates(**options.chaos_rates), kills=kills, log=log).deliver
+
+
 def main() -> int:
     """Run until told to stop; 0, or 2 when the app cannot be indexed or the port or journal cannot be opened."""
     options = parsed_arguments()
@@ -69,7 +83,8 @@ def main() -> int:
         app_dir = options.app_dir.resolve(strict=True)
         os.chdir(app_dir)  # before the journal resumes what runs in it
         listening = listen(options.port)
-        host = Host(app_dir, journal=journal, port=listening.getsockname()[1])
+        deliver = deliver_once if options.chaos is None else chaos_of(options, journal)
+        host = Host(app_dir, journal=journal, port=listening.getsockname()[1], deliver=deliver)
     except AppNotIndexedError as error:
         log.error("%s", error, exc_info=error.__cause__)  # noqa: TRY400  # the app's own traceback, not this one
         return 2
