@@ -22,8 +22,9 @@ OPEN_RUN: Final = "open_run"
 EXPORT: Final = "export"
 TRANSFORM: Final = "transform"
 UPLOAD: Final = "upload"
+DIFF: Final = "diff"
 CLOSE_RUN: Final = "close_run"
-ACTIVITIES: Final = (OPEN_RUN, EXPORT, TRANSFORM, UPLOAD, CLOSE_RUN)
+ACTIVITIES: Final = (OPEN_RUN, EXPORT, TRANSFORM, UPLOAD, DIFF, CLOSE_RUN)
 
 Mode = Literal["full", "delta"]
 MODES: Final = ("full", "delta")
@@ -93,17 +94,22 @@ class LoadRequest(Message):
     mode: str
     started_at: str
     streams: list[str] = field(default_factory=list)
+    allow_deletes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Run(Message):
-    """What every activity of a run needs to know about it. `since`: ISO 8601 UTC, set when the source filters what has changed itself."""
+    """What every activity of a run needs to know about it. `since`: ISO 8601 UTC, set when the source filters what has changed itself.
+
+    `base`: the last complete run, whose index this one is compared with.
+    """
 
     run_id: str
     source: str
     mode: str
     started_at: str
     since: str | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,8 @@ class Policy(Message):
     `pack_bytes`: estimated JSON bytes that make an upload worth starting. `staged_ahead`: segments that may wait for transform or upload
     before the export pauses. `first_wait_s`, `longest_wait_s`: exponential backoff of durable timers. `give_up_after_s`: how long one
     step may fail without a success in between. `first_turn_s`, `longest_turn_s`: how long lanes run between two updates of the status.
-    `longest_export_wait_s`: how long a source may prepare an export without giving a page.
+    `longest_export_wait_s`: how long a source may prepare an export without giving a page. `delete_share`: the share of a stream's known
+    subjects that one run may call gone.
     """
 
     pack_bytes: int
@@ -124,6 +131,7 @@ class Policy(Message):
     first_turn_s: float
     longest_turn_s: float
     longest_export_wait_s: float = 21_600.0
+    delete_share: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +146,19 @@ class LanePlan(Message):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Message):
-    """What `open_run` decided: the run, its lanes, the records that the source promises per stream (None: it does not say), budgets."""
+    """What `open_run` decided: the run, its lanes, the records that the source promises per stream (None: it does not say), budgets.
+
+    `known`: per stream, the keys of the index that the run is compared with. `streams`: per stream how its export is to be taken:
+    `whole` (it gives everything there is) and `proven` (its paging cannot skip a record unseen).
+    """
 
     run: JsonDict
     lanes: list[JsonDict]
     expected: dict[str, int | None]
     policy: JsonDict
     notes: list[str] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
+    streams: dict[str, JsonDict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +214,14 @@ class TransformResult(Message):
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest(Message):
-    """Upload the rows of the segments `first` to `last` of a lane, both included, packed together."""
+    """Upload the rows of the segments `first` to `last` of a lane, both included, packed together; with `verdicts`, only those that changed."""
 
     run: JsonDict
     stream: str
     lane: int
     first: int
     last: int
+    verdicts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +236,42 @@ class UploadResult(Message):
     requests: int
     bytes_sent: int
     bytes_wire: int
+    unchanged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRequest(Message):
+    """Compare one part (of `parts`) of a stream's keys with the index of the run's base."""
+
+    run: JsonDict
+    stream: str
+    part: int
+    parts: int
+    whole: bool
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DiffResult(Message):
+    """What one part holds: rows, distinct keys and what they are against the base; keys that are gone, and how many of them are to be deleted."""
+
+    rows: int
+    keys: int
+    duplicates: int
+    created: int
+    updated: int
+    unchanged: int
+    gone: int
+    tombstones: int
+    known: int
 
 
 @dataclass(frozen=True, slots=True)
 class CloseRequest(Message):
-    """Close the run: `reasons` are what the orchestrators saw go wrong, `failed` whether they gave up, `counts` what lanes counted."""
+    """Close the run: `reasons` are what the orchestrators saw go wrong, `failed` whether they gave up, `counts` what lanes counted.
+
+    `diffs`: per stream the sums of its DiffResults, with `parts` and `gone_rule` (see activities/index.py); empty when nothing was compared.
+    """
 
     run: JsonDict
     counts: dict[str, dict[str, int]]
@@ -234,6 +280,12 @@ class CloseRequest(Message):
     cancelled: bool
     expected: dict[str, int | None] = field(default_factory=dict)
     totals: dict[str, int | None] = field(default_factory=dict)
+    diffs: dict[str, JsonDict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+TOMBSTONE_LANE: Final = 999
+"""The lane whose rows are the tombstones of a stream, one segment a part of its diff."""
 
 
 # Answers of an activity that are not its result.

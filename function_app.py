@@ -203,6 +203,14 @@ def upload(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
     return _answer("upload", lambda: work(contracts.UploadRequest.from_wire(message), _deps()))
 
 
+@app.activity_trigger(input_name="message", activity=contracts.DIFF)
+def diff(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
+    """Compare a part of a stream with the last complete run."""
+    from activities.diff import diff as work
+
+    return _answer("diff", lambda: work(contracts.DiffRequest.from_wire(message), _deps()))
+
+
 @app.activity_trigger(input_name="message", activity=contracts.CLOSE_RUN)
 def close_run(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
     """Close a run."""
@@ -236,12 +244,15 @@ def _request(body: Any) -> contracts.LoadRequest:
         raise Stop(
             f"{source} has no such streams: {streams!r}", f"use some of {', '.join(known)}, or leave them out for all"
         )
+    allow_deletes = body.get("allow_deletes", False)
+    if not isinstance(allow_deletes, bool):
+        raise Stop(f"allow_deletes is {allow_deletes!r}", "send true or false, or leave it out")
     missing = _settings().sources[source].missing
     if missing:
         raise Stop(f"{source} is not configured", f"set {', '.join(missing)}")
     now = datetime.now(UTC)
     run_id = f"{source}-{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    return contracts.LoadRequest(run_id, source, mode, now.isoformat(timespec="microseconds"), streams)
+    return contracts.LoadRequest(run_id, source, mode, now.isoformat(timespec="microseconds"), streams, allow_deletes)
 
 
 async def _running(client: df.DurableOrchestrationClient, source: str) -> Any:

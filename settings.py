@@ -194,6 +194,7 @@ def _policy(reader: _Reader) -> Policy:
         give_up_after_s=reader.number("GIVE_UP_AFTER_SECONDS", 1800, 0, 86_400),
         first_turn_s=reader.number("FIRST_TURN_SECONDS", 2, 0.1, 600),
         longest_turn_s=reader.number("LONGEST_TURN_SECONDS", 120, 1, 600),
+        delete_share=reader.number("DELETE_SHARE", 0.1, 0, 1),
         longest_export_wait_s=reader.number("LONGEST_EXPORT_WAIT_SECONDS", 21_600, 1, 604_800),
     )
 

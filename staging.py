@@ -23,6 +23,9 @@ SUMMARY: Final = "summary"
 
 SUMMARY_LIMIT_BYTES: Final = 7_000
 
+INDEX: Final = "index/"
+"""Snapshot indexes, by source and run; the watermark says which run's counts."""
+
 MANIFESTS: Final = "manifests/"
 """Every run's manifest is below it, by source and run id."""
 
@@ -46,6 +49,22 @@ class Names:
     def rows(self, stream: str, lane: int, segment: int) -> str:
         """A rows segment: the table's columns, and `_record`, the position of the record in the raw segment."""
         return f"{self.prefix}rows/{stream}/{lane:03d}/{segment:06d}.parquet"
+
+    def keys(self, stream: str, lane: int, segment: int) -> str:
+        """Key, part and hash of each row of a rows segment."""
+        return f"{self.prefix}keys/{stream}/{lane:03d}/{segment:06d}.parquet"
+
+    def verdicts(self, stream: str, part: int) -> str:
+        """The rows of a part that a delta sends: lane, segment, row."""
+        return f"{self.prefix}verdicts/{stream}/{part:04d}.parquet"
+
+    def index(self, stream: str, part: int) -> str:
+        """The keys and hashes of a part, of what this run found."""
+        return f"{INDEX}{self.source}/{self.run_id}/{stream}/{part:04d}.parquet"
+
+    def gone(self, stream: str, part: int) -> str:
+        """The keys of a part that the base had and this run did not find."""
+        return f"{INDEX}{self.source}/{self.run_id}/{stream}/{part:04d}-gone.parquet"
 
     def rejects(self, stream: str, lane: int, segment: int) -> str:
         """Records that could not become rows, with their reasons."""

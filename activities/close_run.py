@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from activities.announce import announce
 from activities.deps import Deps, source_of
 from activities.ledger import COUNTS, StreamLedger, compute
 from activities.orphans import count_orphans
@@ -30,6 +31,9 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     ledgers = compute(deps.staging.list(names.prefix), names, streams)
     if not request.failed:
         _count_orphans(deps, run, ledgers)
+    for stream, sums in request.diffs.items():
+        for name in ("duplicates", "created", "updated"):
+            setattr(ledgers[stream], name, sums[name])
     reasons = [*request.reasons]
     for stream, ledger in ledgers.items():
         reasons += ledger.gaps(stream)
@@ -39,12 +43,17 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
                 f"{stream}: {ended - ledger.finished_lanes} of {ended} lanes did not reach the end of their data"
             )
         counted = request.counts.get(stream, {})
-        for name in ("exported", "rows", "accepted"):
+        for name in ("exported", "accepted"):
             if name in counted and counted[name] != getattr(ledger, name):
                 reasons.append(
                     f"{stream}: the lanes counted {counted[name]} {name}, the blobs say {getattr(ledger, name)}"
                 )
     status = FAILED if request.failed or plan is None else INCOMPLETE if reasons else COMPLETE
+    if status == COMPLETE and not _commit(request, deps, run, ledgers):
+        status = INCOMPLETE
+        reasons.append(
+            "another load of this source was committed meanwhile: this one compared with what no longer counts"
+        )
     totals = {name: sum(getattr(ledger, name) for ledger in ledgers.values()) for name in COUNTS}
     manifest: JsonDict = {
         "v": 1,
@@ -56,25 +65,44 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         "status": status,
         "cancelled": request.cancelled,
         "reasons": reasons[:50],
-        "notes": [*(plan.notes if plan is not None else []), *_notes(request, ledgers)],
+        "notes": [*(plan.notes if plan is not None else []), *request.notes, *_notes(request, ledgers, run)],
         "totals": totals,
         "streams": {stream: ledger.to_wire() for stream, ledger in ledgers.items()},
         **_traffic(ledgers, deps.budgets.body_limit_bytes),
     }
     headline = {name: manifest[name] for name in ("run_id", "source", "mode", "started_at", "status", "totals")}
     deps.staging.put_json(names.manifest, manifest, headline)
-    if status == COMPLETE:
-        deps.staging.swap_json(watermark_name(run.source), lambda current: _forward(current, run, streams))
+    announce(manifest, deps)
     return manifest
 
 
-def _forward(current: JsonDict | None, run: Run, streams: list[str]) -> JsonDict | None:
-    if current is not None and current["up_to"] >= run.started_at:
-        return None
-    if set(streams) != {stream.name for stream in source_of(run.source).streams}:
-        # A load of some streams says nothing about the others.
-        return None
-    return {"v": 1, "run_id": run.run_id, "up_to": run.started_at, "mode": run.mode}
+def _commit(request: CloseRequest, deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> bool:
+    """Move the watermark, by one conditional write; False when it is no longer the one that the run was compared with.
+
+    A load of some streams says nothing about the others and moves nothing; nor does one whose clock stood before the last one's.
+    """
+    if set(ledgers) != {stream.name for stream in source_of(run.source).streams}:
+        return True
+    streams = {
+        name: {
+            "parts": sums["parts"],
+            "gone_rule": sums["gone_rule"],
+            "keys": sums["keys"] if run.since is None else max(sums["keys"], sums["known"]),
+        }
+        for name, sums in request.diffs.items()
+    }
+    raced = False
+
+    def forward(current: JsonDict | None) -> JsonDict | None:
+        nonlocal raced
+        standing = current["run_id"] if current is not None else None
+        raced = standing not in {run.base, run.run_id}
+        if raced or (current is not None and current["up_to"] >= run.started_at):
+            return None
+        return {"v": 1, "run_id": run.run_id, "up_to": run.started_at, "mode": run.mode, "streams": streams}
+
+    deps.staging.swap_json(watermark_name(run.source), forward)
+    return not raced
 
 
 def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> None:
@@ -96,8 +124,14 @@ def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> No
             ledger.orphans = count_orphans(deps.staging, assets, of(stream), rows)
 
 
-def _notes(request: CloseRequest, ledgers: dict[str, StreamLedger]) -> list[str]:
+def _notes(request: CloseRequest, ledgers: dict[str, StreamLedger], run: Run) -> list[str]:
     notes = []
+    if run.mode == "delta" and ledgers:
+        rows = sum(ledger.rows for ledger in ledgers.values())
+        sent = sum(ledger.accepted for ledger in ledgers.values())
+        whole = sum(ledger.json_bytes for ledger in ledgers.values())
+        saved = whole - sum(ledger.bytes_sent for ledger in ledgers.values())
+        notes.append(f"delta: {sent} of {rows} rows have changed and were sent; that saved about {max(0, saved)} bytes")
     for stream, ledger in ledgers.items():
         first, last = request.expected.get(stream), request.totals.get(stream)
         differing = dict.fromkeys(total for total in (first, last) if total not in {None, ledger.exported})
@@ -106,6 +140,8 @@ def _notes(request: CloseRequest, ledgers: dict[str, StreamLedger]) -> list[str]
         ]
         if first is not None and last is not None and first != last:
             notes.append(f"{stream}: the source's total moved from {first} to {last} while it was read")
+        if ledger.duplicates:
+            notes.append(f"{stream}: {ledger.duplicates} records came more than once; the last one of each counts")
         if ledger.unknown_severity:
             notes.append(f"{stream}: the severity of {ledger.unknown_severity} rows cannot be read and is Unknown")
         if ledger.orphans:

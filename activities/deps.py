@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
 from sentinel.ingestion import Budget, Sender, Sink
@@ -48,6 +49,7 @@ class Deps:
     budgets: Budgets
     sending: Budget
     clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def names(self, run: Run) -> Names:
         """The run's blob names."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from contracts import JsonDict
+from contracts import TOMBSTONE_LANE, JsonDict
 from staging import Listed, Names
 
 COUNTS = (
@@ -46,6 +46,10 @@ class StreamLedger:
     dead_lettered: int = 0
     possibly_repeated: int = 0
     orphans: int = 0
+    duplicates: int = 0
+    created: int = 0
+    updated: int = 0
+    tombstones: int = 0
     pages: int = 0
     failed_pages: int = 0
     unknown_severity: int = 0
@@ -53,6 +57,7 @@ class StreamLedger:
     lenient: int = 0
     requests: int = 0
     chunks: int = 0
+    json_bytes: int = 0
     bytes_exported: int = 0
     bytes_sent: int = 0
     bytes_wire: int = 0
@@ -76,13 +81,24 @@ class StreamLedger:
         answered = self.accepted + self.dead_lettered + self.unchanged
         if self.rows != answered:
             found.append(f"{stream}: {self.rows} rows, {answered} accepted, dead-lettered or unchanged")
+        if self.deleted and self.deleted != self.tombstones:
+            found.append(f"{stream}: {self.tombstones} tombstones, {self.deleted} accepted")
         if self.failed_pages:
             found.append(f"{stream}: {self.failed_pages} pages could not be read; what they held is not known")
         return found
 
 
-_FROM_ROWS = ("flattened", "rejected", "filtered", "rows", "unknown_severity", "truncated", "lenient")
-_FROM_RECEIPTS = ("accepted", "dead_lettered", "possibly_repeated", "requests", "chunks", "bytes_sent", "bytes_wire")
+_FROM_ROWS = ("json_bytes", "flattened", "rejected", "filtered", "rows", "unknown_severity", "truncated", "lenient")
+_FROM_RECEIPTS = (
+    "accepted",
+    "unchanged",
+    "dead_lettered",
+    "possibly_repeated",
+    "requests",
+    "chunks",
+    "bytes_sent",
+    "bytes_wire",
+)
 
 
 def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> dict[str, StreamLedger]:
@@ -90,11 +106,13 @@ def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> di
     ledgers = {stream: StreamLedger() for stream in streams}
     for blob in blobs:
         kind, _, rest = blob.name.removeprefix(names.prefix).partition("/")
-        stream = rest.partition("/")[0]
+        stream, _, lane = rest.partition("/")
         if stream not in ledgers or not blob.summary:
             continue
         ledger, summary = ledgers[stream], blob.summary
-        if kind == "raw":
+        if lane.startswith(f"{TOMBSTONE_LANE}/"):
+            _add_tombstones(ledger, kind, summary)
+        elif kind == "raw":
             _add(ledger, summary, {"records": "exported", "pages": "pages", "failed_pages": "failed_pages"})
             ledger.bytes_exported += summary["bytes"]
             ledger.segments += 1
@@ -102,9 +120,19 @@ def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> di
         elif kind == "rows":
             _add(ledger, summary, {"records": "staged"} | {name: name for name in _FROM_ROWS})
         elif kind == "receipts":
-            _add(ledger, summary, {name: name for name in _FROM_RECEIPTS})
+            _add(ledger, {"unchanged": 0} | summary, {name: name for name in _FROM_RECEIPTS})
         ledger.reasons.update(summary.get("reasons", {}))
     return ledgers
+
+
+def _add_tombstones(ledger: StreamLedger, kind: str, summary: JsonDict) -> None:
+    """Tombstones are no rows of the export: they count as deleted, and for the traffic."""
+    if kind == "receipts":
+        traffic = ("dead_lettered", "possibly_repeated", "requests", "chunks", "bytes_sent", "bytes_wire")
+        _add(ledger, summary, {"accepted": "deleted", **{name: name for name in traffic}})
+        ledger.rows += summary["dead_lettered"]
+    elif kind == "rows":
+        ledger.tombstones += summary["tombstones"]
 
 
 def _add(ledger: StreamLedger, summary: JsonDict, counts: dict[str, str]) -> None:

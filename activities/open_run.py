@@ -32,15 +32,31 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
     written = deps.staging.find_json(names.plan)
     if written is not None:
         return Plan.from_wire(written)
-    run, notes = _mode(run, streams, deps)
+    watermark = deps.staging.find_json(watermark_name(source.name))
+    run, notes = _mode(run, streams, watermark)
     lanes: list[JsonDict] = []
     expected: dict[str, int | None] = {}
     for stream in streams:
         wanted = deps.budgets.lanes or stream.lanes
         start = _start(stream, wanted, run, deps)
         expected[stream.name] = start.total
-        lanes += [LanePlan(stream.name, n, cursor).to_wire() for n, cursor in enumerate(start.cursors)]
-    plan = Plan(run.to_wire(), lanes, expected, policy.to_wire(), notes)
+        lanes += [
+            LanePlan(stream.name, n, cursor, uploads=run.mode == "full").to_wire()
+            for n, cursor in enumerate(start.cursors)
+        ]
+    indexed = watermark.get("streams", {}) if watermark is not None else {}
+    plan = Plan(
+        run=run.to_wire(),
+        lanes=lanes,
+        expected=expected,
+        policy=policy.to_wire(),
+        notes=notes,
+        known={stream.name: indexed[stream.name]["keys"] for stream in streams if stream.name in indexed},
+        streams={
+            stream.name: {"whole": run.since is None, "stability": stream.paging.stability, "table": stream.table}
+            for stream in streams
+        },
+    )
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
     return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
 
@@ -70,20 +86,22 @@ def _streams(source: Source, wanted: list[str]) -> list[Stream]:
     return [known[name] for name in known if name in wanted or not wanted]
 
 
-def _mode(run: Run, streams: list[Stream], deps: Deps) -> tuple[Run, list[str]]:
-    """The run as it will really be: a delta needs a complete run to start from, and a source that filters what has changed."""
+def _mode(run: Run, streams: list[Stream], watermark: JsonDict | None) -> tuple[Run, list[str]]:
+    """The run as it will really be: a delta needs a complete run to compare with; what the source cannot filter is exported whole."""
+    indexed = (watermark or {}).get("streams", {})
+    base = watermark["run_id"] if watermark is not None and indexed else None
+    full = Run(run.run_id, run.source, "full", run.started_at, None, base)
     if run.mode != "delta":
-        return run, []
-    full = Run(run.run_id, run.source, "full", run.started_at)
+        return full, []
+    if watermark is None or any(stream.name not in indexed for stream in streams):
+        return full, ["delta became full: no complete run to compare with"]
+    delta = Run(run.run_id, run.source, "delta", run.started_at, None, base)
     if not all(stream.changed_since for stream in streams):
-        return full, [f"delta became full: {run.source} cannot say what has changed"]
-    watermark = deps.staging.find_json(watermark_name(run.source))
-    if watermark is None:
-        return full, ["delta became full: no complete run to start from"]
+        return delta, []
     since = datetime.fromisoformat(watermark["up_to"]) - OVERLAP
     if since >= datetime.fromisoformat(run.started_at):
         raise TryAgain("the clock stands before the last run's: waiting for it", 60.0)
-    return Run(run.run_id, run.source, "delta", run.started_at, since.isoformat()), []
+    return Run(run.run_id, run.source, "delta", run.started_at, since.isoformat(), base), []
 
 
 def _json(value: JsonDict) -> bytes:

@@ -1,7 +1,7 @@
 """Transforms one staged segment: raw records in, rows of the table out, and what could not become a row with its reason.
 
-Invariant: every record of the segment is in a row, a reject or the filtered count; the rejects' blob is written before the rows', so that
-whoever sees rows can see their rejects.
+Invariant: every record of the segment is in a row, a reject or the filtered count; the blobs of rejects and keys are written before the rows',
+so that whoever sees rows can see them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import io
 from collections import Counter
 from datetime import datetime
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from activities.deps import Deps
 from activities.export import RAW_SCHEMA, parquet
 from contracts import Run, TransformRequest, TransformResult
+from transforms.identity import keys
 from transforms.registry import TRANSFORMS
 from transforms.rows import Envelope, Flattened, flatten
 
@@ -35,12 +37,12 @@ def transform(request: TransformRequest, deps: Deps) -> TransformResult:
     records = raw["record"].combine_chunks() if raw.num_rows else pa.array([], pa.binary())
     feed_type = "Changefeed" if run.mode == "delta" else "Snapshot"
     envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), feed_type)
-    flattened = flatten(TRANSFORMS[run.source, request.stream], records, envelope)
+    transform_of = TRANSFORMS[run.source, request.stream]
+    flattened = flatten(transform_of, records, envelope)
     reasons = Counter(reject.reason for reject in flattened.rejects)
     if flattened.rejects:
         deps.staging.create(names.rejects(*where), _rejects(raw, flattened), {"rejected": len(flattened.rejects)})
-    content = io.BytesIO()
-    flattened.rows.write_parquet(content, compression="zstd", compression_level=1, statistics=False)
+    deps.staging.create(names.keys(*where), frame_bytes(keys(flattened.rows, transform_of.table)), {})
     result = TransformResult(
         records=raw.num_rows,
         # A record may give several rows; those that gave any count as flattened.
@@ -54,7 +56,14 @@ def transform(request: TransformRequest, deps: Deps) -> TransformResult:
         truncated=flattened.truncated,
     )
     summary = result.to_wire() | {"reasons": dict(reasons.most_common(5))}
-    return TransformResult.from_wire(deps.staging.create(names.rows(*where), content.getvalue(), summary))
+    return TransformResult.from_wire(deps.staging.create(names.rows(*where), frame_bytes(flattened.rows), summary))
+
+
+def frame_bytes(frame: pl.DataFrame) -> bytes:
+    """The frame as Parquet, zstd 1."""
+    content = io.BytesIO()
+    frame.write_parquet(content, compression="zstd", compression_level=1, statistics=False)
+    return content.getvalue()
 
 
 def _rejects(raw: pa.Table, flattened: Flattened) -> bytes:

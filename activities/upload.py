@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from activities.deps import Deps, Destination
 from activities.export import parquet
-from contracts import CaasmError, Run, Stop, UploadRequest, UploadResult
+from contracts import TOMBSTONE_LANE, CaasmError, Run, Stop, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
 from sentinel.packing import Chunk
@@ -49,6 +49,7 @@ class _Pack:
     chunks: list[Chunk]
     oversize: list[Chunk]
     rows: int
+    unchanged: int
     starts: list[int]
     segments: list[int]
     records: list[pl.Series]
@@ -57,7 +58,7 @@ class _Pack:
         """Segment of a single row, and the position of its record in the raw segment."""
         at = bisect_right(self.starts, part[0]) - 1
         row = self.lines.count(b"\n", self.starts[at], part[0])
-        return self.segments[at], int(self.records[at][row])
+        return self.segments[at], int(self.records[at][row] or 0)
 
 
 def upload(request: UploadRequest, deps: Deps) -> UploadResult:
@@ -92,20 +93,44 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
 
 def _pack(request: UploadRequest, deps: Deps) -> _Pack:
     names = deps.names(Run.from_wire(request.run))
-    segments = list(range(request.first, request.last + 1))
-    texts, starts, records, rows, size = [], [], [], 0, 0
-    for segment in segments:
-        blob = deps.staging.read(names.rows(request.stream, request.lane, segment))
-        frame = pl.read_parquet(io.BytesIO(blob))
+    wanted = _verdicts(request, deps) if request.verdicts else None
+    texts: list[bytes] = []
+    starts: list[int] = []
+    segments: list[int] = []
+    records: list[pl.Series] = []
+    rows, size, staged = 0, 0, 0
+    for segment in range(request.first, request.last + 1):
+        name = names.rows(request.stream, request.lane, segment)
+        if wanted is not None:
+            staged += (deps.staging.summary(name) or {})["rows"]
+            if segment not in wanted:
+                continue
+        frame = pl.read_parquet(io.BytesIO(deps.staging.read(name)))
+        frame = frame if wanted is None else frame[wanted[segment]]
         text = packing.encode(frame.drop("_record")) if frame.height else b""
         starts.append(size)
+        segments.append(segment)
         records.append(frame["_record"])
         texts.append(text)
         rows += frame.height
         size += len(text)
     lines = texts[0] if len(texts) == 1 else b"".join(texts)
     chunks, oversize = packing.cut(lines, deps.budgets.body_limit_bytes)
-    return _Pack(lines, chunks, oversize, rows, starts, segments, records)
+    unchanged = 0 if wanted is None else staged - rows
+    return _Pack(lines, chunks, oversize, rows, unchanged, starts, segments, records)
+
+
+def _verdicts(request: UploadRequest, deps: Deps) -> dict[int, list[int]]:
+    """Per segment of the pack the rows that the diff wants sent, in order; segments with none are left out."""
+    prefix = f"{deps.names(Run.from_wire(request.run)).prefix}verdicts/{request.stream}/"
+    mine = (pl.col("lane") == request.lane) & pl.col("segment").is_between(request.first, request.last)
+    parts = [
+        pl.read_parquet(io.BytesIO(deps.staging.read(blob.name))).filter(mine) for blob in deps.staging.list(prefix)
+    ]
+    if not parts:
+        return {}
+    grouped = pl.concat(parts).sort("segment", "row").group_by("segment", maintain_order=True).agg("row")
+    return {int(segment): list(rows) for segment, rows in grouped.rows()}
 
 
 def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table: str, pack: _Pack) -> Receipts:
@@ -190,7 +215,7 @@ def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:
         accepted = min(accepted, sum(receipts.rows_in(pack.lines, part) for part in taken) - dead_rows)
     doubtful = receipts.merged(part for outcome in outcomes.values() for part in outcome.ambiguous)
     return UploadResult(
-        rows=pack.rows,
+        rows=pack.rows + pack.unchanged,
         accepted=accepted,
         dead_lettered=dead_rows,
         possibly_repeated=sum(receipts.rows_in(pack.lines, part) for part in doubtful),
@@ -198,6 +223,7 @@ def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:
         requests=sum(outcome.requests for outcome in outcomes.values()),
         bytes_sent=sum(outcome.body_bytes for outcome in outcomes.values()),
         bytes_wire=sum(outcome.wire_bytes for outcome in outcomes.values()),
+        unchanged=pack.unchanged,
     )
 
 
@@ -216,20 +242,23 @@ def _dead_letters(request: UploadRequest, deps: Deps, pack: _Pack, outcomes: dic
     letters = []
     for part, destination, status, reason in sorted(dead):
         segment, record = pack.origin(part)
+        if request.lane == TOMBSTONE_LANE:
+            letters.append(_letter(pack, part, destination, segment, status, reason, b""))
+            continue
         if segment not in raw:
             content = deps.staging.read(names.raw(request.stream, request.lane, segment))
             raw[segment] = pq.read_table(pa.BufferReader(content), columns=["record"])
         letters.append(
-            {
-                "destination": destination,
-                "segment": segment,
-                "status": status,
-                "reason": reason,
-                "row": pack.lines[part[0] : part[1]],
-                "record": raw[segment]["record"][record].as_py(),
-            }
+            _letter(pack, part, destination, segment, status, reason, raw[segment]["record"][record].as_py())
         )
     return pa.Table.from_pylist(letters, DEAD_SCHEMA)
+
+
+def _letter(
+    pack: _Pack, part: Range, destination: str, segment: int, status: int, reason: str, record: bytes
+) -> dict[str, object]:
+    row = pack.lines[part[0] : part[1]]
+    return dict(zip(DEAD_SCHEMA.names, (destination, segment, status, reason, row, record), strict=True))
 
 
 def _reasons(dead: pa.Table | None) -> dict[str, int]:

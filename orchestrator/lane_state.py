@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from contracts import (
     EXPORT,
+    TOMBSTONE_LANE,
     TRANSFORM,
     UPLOAD,
     ExportRequest,
@@ -48,6 +49,10 @@ class LaneState:
     ready: list[list[int]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     total: int | None = None
+    first_total: int | None = None
+    uploads: bool = True
+    sending: list[int] | None = None
+    verdicts: bool = False
     holds: dict[str, str] = field(default_factory=dict)
     failing: dict[str, JsonDict] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
@@ -61,7 +66,12 @@ class LaneState:
     def start(cls, wire: JsonDict) -> LaneState:
         """The state of a lane that has not begun."""
         plan = LanePlan.from_wire(wire)
-        return cls(plan.stream, plan.lane, plan.cursor)
+        return cls(plan.stream, plan.lane, plan.cursor, uploads=plan.uploads)
+
+    @classmethod
+    def send(cls, stream: str, lane: int, segments: int, *, verdicts: bool) -> LaneState:
+        """The state of a lane whose segments are staged and only have to be sent (with `verdicts`: what of them has changed)."""
+        return cls(stream, lane, {}, exhausted=True, segment=segments, sending=[0, segments], verdicts=verdicts)
 
     @classmethod
     def of(cls, wire: JsonDict) -> LaneState:
@@ -81,7 +91,8 @@ class LaneState:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do, or nothing can be done."""
-        return self.failed or not (self.exporting or self.transforming or self.ready)
+        left = self.sending is not None and self.sending[0] < self.sending[1]
+        return self.failed or not (self.exporting or self.transforming or self.ready or left)
 
     def due(self, run: JsonDict, policy: Policy, now: datetime) -> list[tuple[str, JsonDict]]:
         """The steps to take now, at most one of each kind, as (activity, message): the three stages of the pipeline side by side."""
@@ -93,7 +104,8 @@ class LaneState:
             steps.append((TRANSFORM, TransformRequest(**where, segment=self.transforming[0])))
         pack = self._pack(policy)
         if pack:
-            steps.append((UPLOAD, UploadRequest(**where, first=pack[0][0], last=pack[-1][0])))
+            first, last = pack[0][0], pack[-1][0]
+            steps.append((UPLOAD, UploadRequest(**where, first=first, last=last, verdicts=self.verdicts)))
         due = [(name, message.to_wire()) for name, message in steps if not self._held(name, now)]
         return due[:1] if self.alone else due
 
@@ -130,6 +142,9 @@ class LaneState:
 
     def _pack(self, policy: Policy) -> list[list[int]]:
         """The segments of the next upload: enough to fill requests well, or all that is left."""
+        if self.sending is not None:
+            first, end = self.sending
+            return [[segment, 0, 0] for segment in range(first, min(end, first + PACK_SEGMENTS))]
         pack: list[list[int]] = []
         size = 0
         for entry in self.ready:
@@ -172,7 +187,9 @@ class LaneState:
     def _exported(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:
         self.cursor = answer["cursor"]
         self.exhausted = answer["exhausted"]
-        self.total = answer["total"] if answer["total"] is not None else self.total
+        if answer["total"] is not None:
+            self.first_total = self.first_total if self.first_total is not None else answer["total"]
+            self.total = answer["total"]
         if answer["staged"]:
             self.transforming.append(message["segment"])
             self.segment = message["segment"] + 1
@@ -195,13 +212,18 @@ class LaneState:
         self.transforming.remove(message["segment"])
         names = ("flattened", "rejected", "filtered", "rows")
         self._count(staged=answer["records"], **{name: answer[name] for name in names})
-        if answer["rows"]:
+        if answer["rows"] and self.uploads:
             self.ready.append([message["segment"], answer["json_bytes"], answer["rows"]])
 
     def _uploaded(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:  # noqa: ARG002 - one shape for all
         self.ready = [entry for entry in self.ready if not message["first"] <= entry[0] <= message["last"]]
+        if self.sending is not None:
+            self.sending = [message["last"] + 1, self.sending[1]]
         names = ("accepted", "dead_lettered", "possibly_repeated", "requests", "bytes_sent")
-        self._count(**{name: answer[name] for name in names})
+        if self.lane == TOMBSTONE_LANE:
+            self._count(deleted=answer["accepted"], requests=answer["requests"], bytes_sent=answer["bytes_sent"])
+        else:
+            self._count(unchanged=answer.get("unchanged", 0), **{name: answer[name] for name in names})
 
 
 def _later(now: datetime, seconds: float) -> str:

@@ -5,7 +5,8 @@
    so that progress shows at once and long runs pay nothing for it. No `task_any`: the SDK's 1.x replay punishes windows
    (docs/adr/0003-turns.md).
 3. Every `TURNS_PER_EXECUTION` turns the run continues as new with the lanes' states, which is all there is to know.
-4. `close_run` always runs, also for a run that failed or was cancelled. Invariant: a run ends with a manifest, or says why it could not write one.
+4. When the lanes are done, `compare` judges the keys: a delta then sends what has changed, and every load sends tombstones for what is gone.
+5. `close_run` always runs, also for a run that failed or was cancelled. Invariant: a run ends with a manifest, or says why it could not write one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts import CLOSE_RUN, OPEN_RUN, STREAM, CloseRequest, JsonDict, LoadRequest, Plan, Policy, Run
-from orchestrator.lane_state import LONGEST_HOLD_S, LaneState
+from orchestrator.compare import compare
+from orchestrator.insist import SHORT_WAITS_S, insist, said
+from orchestrator.lane_state import LaneState
 from orchestrator.status import status
 
 if TYPE_CHECKING:
@@ -29,9 +32,6 @@ LONGEST_GROWTH_TURNS: Final = 40
 BROKEN_TURNS: Final = 5
 """How many turns in a row may end without an answer before the run is given up."""
 
-SHORT_WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 600.0)
-"""How long the run waits between tries of its own two activities, half an hour in all; and, from the second on, after broken turns."""
-
 
 class LoadFailedError(Exception):
     """The load failed; the text says why and what to do."""
@@ -43,9 +43,9 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
     request = LoadRequest.from_wire(work["request"])
     if "plan" not in work:
         context.set_custom_status(status(request, "opening", None, [], context.current_utc_datetime))
-        answer = yield from _insist(context, OPEN_RUN, request.to_wire())
+        answer = yield from insist(context, OPEN_RUN, request.to_wire())
         if "stop" in answer:
-            return (yield from _close(context, request, None, [], [_said(answer)]))
+            return (yield from _close(context, request, None, [], [said(answer)]))
         work = {**work, "plan": answer, "states": [LaneState.start(lane).wire() for lane in answer["lanes"]], "turn": 0}
     plan = Plan.from_wire(work["plan"])
     states: list[JsonDict] = work["states"]
@@ -53,8 +53,16 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
     broken: int = work.get("broken", 0)
     for _ in range(TURNS_PER_EXECUTION):
         if all(LaneState.of(state).finished for state in states):
-            return (yield from _close(context, request, plan, states, []))
-        context.set_custom_status(status(request, "loading", plan, states, context.current_utc_datetime))
+            failed = any(state["failed"] or state["export_failed"] for state in states)
+            if failed or "diffs" in work:
+                return (yield from _close(context, request, plan, states, [], work.get("diffs")))
+            context.set_custom_status(status(request, "comparing", plan, states, context.current_utc_datetime))
+            states, diffs = yield from compare(context, plan, states, allow_deletes=request.allow_deletes)
+            work = {**work, "diffs": diffs}
+            if all(LaneState.of(state).finished for state in states):
+                return (yield from _close(context, request, plan, states, [], diffs))
+        phase = "sending" if "diffs" in work else "loading"
+        context.set_custom_status(status(request, phase, plan, states, context.current_utc_datetime))
         try:
             states = yield from _turn(context, plan, states, turn)
             broken = 0
@@ -115,10 +123,11 @@ def _close(
     request: LoadRequest,
     plan: Plan | None,
     states: list[JsonDict],
-    said: list[str],
+    told: list[str],
+    diffs: JsonDict | None = None,
 ) -> Generator[Any, Any, JsonDict]:
     lanes = [LaneState.of(state) for state in states]
-    reasons = list(dict.fromkeys([*said, *(reason for lane in lanes for reason in lane.reasons)]))
+    reasons = list(dict.fromkeys([*told, *(reason for lane in lanes for reason in lane.reasons)]))
     run = (
         plan.run
         if plan is not None
@@ -134,11 +143,21 @@ def _close(
     failed = plan is None or any(lane.failed or lane.export_failed for lane in lanes)
     cancelled = any(lane.cancelled for lane in lanes)
     expected = plan.expected if plan is not None else {}
-    message = CloseRequest(run, counts, [reason[:400] for reason in reasons[:12]], failed, cancelled, expected, totals)
+    message = CloseRequest(
+        run=run,
+        counts=counts,
+        reasons=[reason[:400] for reason in reasons[:12]],
+        failed=failed,
+        cancelled=cancelled,
+        expected=expected,
+        totals=totals,
+        diffs=(diffs or {}).get("streams", {}),
+        notes=(diffs or {}).get("notes", []),
+    )
     context.set_custom_status(status(request, "closing", plan, states, context.current_utc_datetime))
-    manifest = yield from _insist(context, CLOSE_RUN, message.to_wire())
+    manifest = yield from insist(context, CLOSE_RUN, message.to_wire())
     if "stop" in manifest:
-        reasons.append(_said(manifest))
+        reasons.append(said(manifest))
         failed = True
         manifest = {"status": "failed", "reasons": reasons}
     phase = "cancelled" if cancelled else manifest["status"]
@@ -146,24 +165,3 @@ def _close(
     if manifest["status"] == "failed" and not cancelled:
         raise LoadFailedError(f"load {request.run_id} of {request.source} failed: {'; '.join(manifest['reasons'][:5])}")
     return manifest
-
-
-def _insist(context: DurableOrchestrationContext, name: str, message: JsonDict) -> Generator[Any, Any, JsonDict]:
-    """Call an activity until it answers with a result or a stop; after the last wait its trouble is a stop."""
-    trouble = ""
-    for wait_s in (*SHORT_WAITS_S, 0.0):
-        try:
-            answer: JsonDict = yield context.call_activity(name, message)
-        except Exception as error:  # noqa: BLE001 - the SDK raises a failed activity as a bare Exception
-            answer = {"again": str(error)[:300], "retry_after_s": 0.0}
-        if "again" not in answer:
-            return answer
-        trouble = answer["again"]
-        if wait_s:
-            delay = timedelta(seconds=min(LONGEST_HOLD_S, max(wait_s, answer["retry_after_s"])))
-            yield context.create_timer(context.current_utc_datetime + delay)
-    return {"stop": trouble, "remedy": "when that is mended, start the load again"}
-
-
-def _said(answer: JsonDict) -> str:
-    return f"{answer['stop']}: {answer['remedy']}" if answer.get("remedy") else str(answer["stop"])

@@ -283,8 +283,58 @@ FINDINGS: Final = Table(
     ),
 )
 
-TABLES: Final = (ASSETS, FINDINGS)
-"""Every table that is loaded, in the order in which a run counts them."""
+_COUNTS: Final = (
+    ("Exported", "Records that the source gave."),
+    ("Staged", "Records read back from staging."),
+    ("Flattened", "Records that became rows."),
+    ("Rejected", "Records that could not become rows; they are kept with their reasons."),
+    ("Filtered", "Records that were left out on purpose."),
+    ("Rows", "Rows that the records gave."),
+    ("Accepted", "Rows that the ingestion API accepted."),
+    ("Unchanged", "Rows that were not sent because the last complete run had them."),
+    ("DeadLettered", "Rows that were refused; they are kept with their reasons."),
+    ("Deleted", "Tombstones that were accepted: subjects that are gone."),
+    ("Created", "Subjects that the last complete run did not have."),
+    ("Updated", "Subjects that say something else than in the last complete run."),
+    ("Duplicates", "Records that came more than once in this run."),
+    ("PossiblyRepeated", "Rows that may be in the table twice, because an answer was lost."),
+    ("Orphans", "Findings on assets that the run did not export."),
+    ("FailedPages", "Pages that could not be read."),
+    ("BytesSent", "Bytes of the requests before compression."),
+    ("Requests", "Requests made to the ingestion API."),
+)
+
+RUNS: Final = Table(
+    name="CAASM_Runs_CL",
+    stream="Custom-CAASM_Runs",
+    key="RunStreamId",
+    description="The ledger: one row per stream of a run, also of runs that failed. Content can refuse to judge an incomplete inventory.",
+    columns=(
+        Column("TimeGenerated", "datetime", "When the run was closed.", hashed=False),
+        Column("RunStreamId", "string", "Key of the row: the run and the stream."),
+        Column("RunId", "string", "The run; joins to EntitySnapshotId of the other tables."),
+        Column("EntityVendor", "string", "Vendor of the product.", "EntityVendor"),
+        Column("EntityProduct", "string", "Product that was loaded.", "EntityProduct"),
+        Column("SourceName", "string", "The source's name in this app, e.g. tenable."),
+        Column(
+            "SourceStream", "string", "The stream; empty in the row of a run that failed before it knew its streams."
+        ),
+        Column("RunMode", "string", "full or delta."),
+        Column("RunStatus", "string", "complete, incomplete or failed."),
+        Column("StartedAt", "datetime", "When the run was started: the TimeGenerated of its rows."),
+        Column(
+            "ChangedSince",
+            "datetime",
+            "Since when the source was asked for changes; absent when it was exported whole.",
+        ),
+        Column("Reasons", "dynamic", "Why the run is not complete."),
+        Column("Notes", "dynamic", "What else is worth knowing about the run."),
+        *(Column(name, "long", description) for name, description in _COUNTS),
+    ),
+)
+
+TABLES: Final = (ASSETS, FINDINGS, RUNS)
+"""Every table that is written, in the order in which a run counts them."""
 
 BY_STREAM: Final = {table.stream: table for table in TABLES}
 """DCR stream name to table."""

@@ -73,7 +73,16 @@ class Start:
 
 
 class Paging(Protocol):
-    """A way of paging as pure functions over a small JSON cursor, so that a durable orchestrator can hold where a lane is."""
+    """A way of paging as pure functions over a small JSON cursor, so that a durable orchestrator can hold where a lane is.
+
+    `stability`: what guards against records that move while they are read: "snapshot" (the product freezes the export), "counted" (its total
+    before and after shows it), "none".
+    """
+
+    @property
+    def stability(self) -> str:
+        """snapshot, counted or none."""
+        ...
 
     def probe(self, lanes: int) -> Request | None:
         """The request whose answer `start` needs to cut the stream into so many lanes; None when it needs none."""

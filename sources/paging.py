@@ -97,6 +97,8 @@ class PageNumber:
         query = {**self.query, self.size_parameter: str(size), self.page_parameter: str(page)}
         return Request(self.method, self.path, query, self.json)
 
+    stability: str = "none"
+
     def probe(self, lanes: int) -> Request | None:  # noqa: ARG002 - the protocol's
         """Strides need no total."""
         return None
@@ -142,6 +144,8 @@ class OffsetLimit:
     def _request(self, offset: int, limit: int) -> Request:
         query = {**self.query, self.limit_parameter: str(limit), self.offset_parameter: str(offset)}
         return Request("GET", self.path, query)
+
+    stability: str = "counted"
 
     def probe(self, lanes: int) -> Request | None:
         """The first record, for the total; a single lane needs none."""
@@ -204,6 +208,7 @@ class ExportJob:
     poll_s: float = 2.0
     id_key: str = "export_uuid"
     adopt_key: str = "active_job_id"
+    stability: str = "snapshot"
 
     def probe(self, lanes: int) -> Request | None:  # noqa: ARG002 - the protocol's
         """A job is one lane."""
