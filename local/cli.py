@@ -138,10 +138,10 @@ def _stack(options: argparse.Namespace, console: Console) -> Stack:
     simulator = None
     if options.source_url is None:
         synthetic = ["--assets", str(options.assets), "--findings", str(options.findings), "--seed", str(options.seed)]
+        simulator = ["--recordings", str(options.recordings.resolve())] if options.recordings else synthetic
         # Only what was given, so that the simulators' defaults are stated once, and they say what is wrong with a value.
         for name in _LIFE:
-            synthetic += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []
-        simulator = ["--recordings", str(options.recordings.resolve())] if options.recordings else synthetic
+            simulator += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []
         simulator += ["--faults", options.faults] if options.faults else []
     return Stack(directory, simulator, options.source_url, options.dce, options.dcr)
 

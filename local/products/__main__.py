@@ -56,7 +56,28 @@ def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--day is of the synthetic inventory; recorded pages have no days")
     if (arguments.recordings is None) == (arguments.assets == arguments.findings == 0):
         parser.error("give either --recordings DIR, or --assets N and --findings N")
+    try:
+        _inventory(arguments)
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
+
+
+def _inventory(arguments: argparse.Namespace) -> Inventory:
+    return Inventory(
+        arguments.assets,
+        arguments.findings,
+        arguments.seed,
+        orphan_share=arguments.orphan_share,
+        big_output_share=arguments.big_output_share,
+        fixed_share=arguments.fixed_share,
+        day=arguments.day,
+        created=arguments.created,
+        changed=arguments.changed,
+        deleted=arguments.deleted,
+        touched=arguments.touched,
+        epoch=arguments.epoch,
+    )
 
 
 def _simulator(arguments: argparse.Namespace) -> Simulator:
@@ -65,20 +86,7 @@ def _simulator(arguments: argparse.Namespace) -> Simulator:
     if arguments.recordings is not None:
         streams |= read_folder(arguments.recordings)
     else:
-        inventory = Inventory(
-            arguments.assets,
-            arguments.findings,
-            arguments.seed,
-            orphan_share=arguments.orphan_share,
-            big_output_share=arguments.big_output_share,
-            fixed_share=arguments.fixed_share,
-            day=arguments.day,
-            created=arguments.created,
-            changed=arguments.changed,
-            deleted=arguments.deleted,
-            touched=arguments.touched,
-            epoch=arguments.epoch,
-        )
+        inventory = _inventory(arguments)
         streams |= inventory.streams()
     keys = Keys(
         arguments.cycognito_key,

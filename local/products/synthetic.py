@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from local.products.columns import DAYS, FIRST_DAY, Age, numbers
 from local.products.layout import Layouts
-from local.products.life import Life, Rates, View
+from local.products.life import LAST_DAY, Life, Rates, View
 
 EPOCH: Final = FIRST_DAY + timedelta(days=DAYS - 1)
 """Day 0, 2025-10-20: no record of the first inventory has a later time; day D begins at midnight UTC, D days later."""
@@ -170,8 +170,8 @@ class Inventory:
 
     def __post_init__(self) -> None:
         Rates(self.created, self.changed, self.deleted, self.touched)
-        if self.day < 0:
-            raise ValueError(f"day {self.day!r}: days count from 0")
+        if not 0 <= self.day <= LAST_DAY:
+            raise ValueError(f"day {self.day!r} is not from 0 to {LAST_DAY}")
         if self.epoch < EPOCH:
             raise ValueError(f"epoch {self.epoch!r}: the records of day 0 have times up to {EPOCH!r}")
 
