@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -33,6 +33,15 @@ KILLS_OF_CHAOS = 20
 
 RESTARTS = 3
 """How often an app that something else killed is started again on its journal."""
+
+_LIFE: Final = {
+    "day": "day of the synthetic inventory's life (default 0, the first)",
+    "created": "share of the first day's records that is new on each day (default 0.01)",
+    "changed": "share of the records that changes on each day (default 0.02)",
+    "deleted": "share of the records that vanishes on each day (default 0.01)",
+    "touched": "share of the records of which only the last-seen times move on each day (default 0.3)",
+    "epoch": "date of day 0 (default 2025-10-20); with a later one, changes are later than loads that went before",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,6 +96,8 @@ def _stack_options(command: argparse.ArgumentParser) -> None:
         "--findings", type=int, default=2000, metavar="N", help="synthetic findings of each product (default 2000)"
     )
     command.add_argument("--seed", type=int, default=1, metavar="S", help="of the synthetic inventory (default 1)")
+    for name, meaning in _LIFE.items():
+        command.add_argument(f"--{name}", metavar="D" if name in {"day", "epoch"} else "SHARE", help=meaning)
     command.add_argument("--faults", metavar="JSON", help="what the simulators do wrong on purpose")
     command.add_argument("--source-url", metavar="URL", help="a product elsewhere instead of the simulators")
     command.add_argument("--dce", metavar="URL", help="an ingestion endpoint elsewhere instead of the emulator")
@@ -128,6 +139,9 @@ def _stack(options: argparse.Namespace, console: Console) -> Stack:
     if options.source_url is None:
         synthetic = ["--assets", str(options.assets), "--findings", str(options.findings), "--seed", str(options.seed)]
         simulator = ["--recordings", str(options.recordings.resolve())] if options.recordings else synthetic
+        # Only what was given, so that the simulators' defaults are stated once, and they say what is wrong with a value.
+        for name in _LIFE:
+            simulator += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []
         simulator += ["--faults", options.faults] if options.faults else []
     return Stack(directory, simulator, options.source_url, options.dce, options.dcr)
 

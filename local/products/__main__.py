@@ -10,16 +10,18 @@ import asyncio
 import json
 import os
 import signal
+from datetime import date
 from pathlib import Path
 
 from aiohttp import web
 
 from local import products
 from local.products.faults import parse
+from local.products.life import Rates
 from local.products.recorded import read_folder
 from local.products.server import make_app
 from local.products.simulator import Keys, Simulator, Stream
-from local.products.synthetic import Inventory
+from local.products.synthetic import EPOCH, Inventory
 
 
 def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +33,14 @@ def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--orphan-share", type=float, default=0.3, help="CyCognito issues on kinds not exported")
     parser.add_argument("--big-output-share", type=float, default=0.001, help="Tenable findings of half a megabyte")
     parser.add_argument("--fixed-share", type=float, default=0.0, help="Tenable findings in the state FIXED")
+    parser.add_argument("--day", type=int, default=0, help="of the synthetic inventory's life; 0 is the first")
+    for name, whose in (
+        ("created", "first day's records"),
+        *((n, "records") for n in ("changed", "deleted", "touched")),
+    ):
+        default = getattr(Rates, name)
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"share of the {whose} on each day")
+    parser.add_argument("--epoch", type=date.fromisoformat, default=EPOCH, help="the date of day 0")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
@@ -42,24 +52,41 @@ def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tenable-access-key", default=products.TENABLE_ACCESS_KEY)
     parser.add_argument("--tenable-secret-key", default=products.TENABLE_SECRET_KEY)
     arguments = parser.parse_args(argv)
+    if arguments.recordings is not None and arguments.day != 0:
+        parser.error("--day is of the synthetic inventory; recorded pages have no days")
     if (arguments.recordings is None) == (arguments.assets == arguments.findings == 0):
         parser.error("give either --recordings DIR, or --assets N and --findings N")
+    try:
+        _inventory(arguments)
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
+
+
+def _inventory(arguments: argparse.Namespace) -> Inventory:
+    return Inventory(
+        arguments.assets,
+        arguments.findings,
+        arguments.seed,
+        orphan_share=arguments.orphan_share,
+        big_output_share=arguments.big_output_share,
+        fixed_share=arguments.fixed_share,
+        day=arguments.day,
+        created=arguments.created,
+        changed=arguments.changed,
+        deleted=arguments.deleted,
+        touched=arguments.touched,
+        epoch=arguments.epoch,
+    )
 
 
 def _simulator(arguments: argparse.Namespace) -> Simulator:
     streams: dict[tuple[str, str], Stream] = {}
+    inventory = None
     if arguments.recordings is not None:
         streams |= read_folder(arguments.recordings)
     else:
-        inventory = Inventory(
-            arguments.assets,
-            arguments.findings,
-            arguments.seed,
-            orphan_share=arguments.orphan_share,
-            big_output_share=arguments.big_output_share,
-            fixed_share=arguments.fixed_share,
-        )
+        inventory = _inventory(arguments)
         streams |= inventory.streams()
     keys = Keys(
         arguments.cycognito_key,
@@ -68,7 +95,7 @@ def _simulator(arguments: argparse.Namespace) -> Simulator:
         arguments.tenable_access_key,
         arguments.tenable_secret_key,
     )
-    return Simulator(streams, keys, parse(arguments.faults), arguments.page_cap)
+    return Simulator(streams, keys, parse(arguments.faults), arguments.page_cap, inventory)
 
 
 async def _until_told(with_parent: bool) -> None:
@@ -95,7 +122,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         await site.start()
         host, port = runner.addresses[0][:2]
         counts = {f"{product}/{kind}": stream.count for (product, kind), stream in simulator.streams.items()}
-        print(json.dumps({"url": f"http://{host}:{port}", "records": counts}), flush=True)
+        print(json.dumps({"url": f"http://{host}:{port}", "day": simulator.day, "records": counts}), flush=True)
         await _until_told(arguments.with_parent)
     finally:
         await runner.cleanup()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow.compute as pc
 type_text = pa.large_binary()
 FIRST_DAY = date(2023, 1, 1)
 DAYS = 1024
+"""No record of day 0 has a time on or after FIRST_DAY + DAYS."""
+_LAST_DAYS = 8192
 _MASK64 = (1 << 64) - 1
 
 
@@ -38,7 +41,14 @@ def table(values: Iterable[bytes]) -> Any:
 
 def numbers(first: int, count: int) -> Any:
     """The record numbers first .. first + count - 1."""
+    if count <= len(_counted()):
+        return pc.add(_counted().slice(0, count), u64(first))
     return pa.array(range(first, first + count), pa.uint64())
+
+
+@cache
+def _counted() -> Any:
+    return pa.array(range(65536), pa.uint64())
 
 
 def mix64(x: Any, key: int) -> Any:
@@ -169,7 +179,7 @@ def _octet_hex() -> Any:
 
 @cache
 def _clock() -> tuple[Any, Any, Any, Any]:
-    days = table((FIRST_DAY + timedelta(days=d)).isoformat().encode() + b"T" for d in range(DAYS))
+    days = table((FIRST_DAY + timedelta(days=d)).isoformat().encode() + b"T" for d in range(_LAST_DAYS))
     minutes = table(b"%02d:%02d:" % divmod(m, 60) for m in range(1440))
     millis = table(b"%02d.%03d" % divmod(ms, 1000) for ms in range(60000))
     seconds = table(b"%02d" % s for s in range(60))
@@ -203,26 +213,79 @@ class Moments:
         return pc.add(pc.add(pc.add(day_s, minute_s), pc.divide(self.ms, u64(1000))), u64(first))
 
 
+@dataclass(frozen=True)
+class Age:
+    """How old a page's records are, in days of the inventory's life: 0 is as the record was first.
+
+    `version`: the day of the last change; `touched`: the day on which its times last moved; `born`: the day of creation
+    (None: all 0); `epoch`: the day of FIRST_DAY's calendar that day 0 is.
+    """
+
+    version: Any
+    touched: Any
+    born: Any = None
+    epoch: int = DAYS - 1
+
+
 class Draws:
     """The hashes of a stream's records: one independent 64-bit number per record and name.
 
-    `version` is 0 for a record as it was first; a volatile draw also depends on it, so that a changed record keeps
-    its identity. It is an array as long as `index`, or None for all 0.
+    A volatile draw also depends on the record's version, so that a changed record keeps its identity. `age` is None for
+    records as they were first.
     """
 
-    def __init__(self, seed: int, stream: str, index: Any, version: Any = None) -> None:
+    def __init__(self, seed: int, stream: str, index: Any, age: Age | None = None) -> None:
         self.seed = seed
         self.stream = stream
         self.index = index
-        self.version = version
+        self.age = age
         self._known: dict[str, Any] = {}
 
     def hash(self, name: str, volatile: bool = False) -> Any:
         """The draw of that name; the same array for the same name."""
         if name not in self._known:
-            source = self.index
-            if volatile and self.version is not None:
-                step = pc.multiply(pc.cast(self.version, pa.uint64()), u64(0xD6E8FEB86659FD93))
-                source = pc.bit_wise_xor(source, step)
-            self._known[name] = mix64(source, key_of(self.seed, f"{self.stream}/{name}"))
+            on = self.age.version if volatile and self.age is not None else None
+            self._known[name] = self._drawn(name, on)
         return self._known[name]
+
+    def _drawn(self, name: str, on: Any) -> Any:
+        source = self.index
+        if on is not None:
+            source = pc.bit_wise_xor(source, pc.multiply(pc.cast(on, pa.uint64()), u64(0xD6E8FEB86659FD93)))
+        return mix64(source, key_of(self.seed, f"{self.stream}/{name}"))
+
+    def variant(self, template: Any, size: int) -> Any:
+        """The template of each record at its age: one of the three altered copies behind the `size` first ones."""
+        if self.age is None:
+            return template
+        copy = pc.add(field(self.hash("variant", volatile=True), 0, 3), u64(1))
+        copy = pc.if_else(pc.greater(self.age.version, pa.scalar(0, pa.uint16())), copy, u64(0))
+        return pc.add(pc.cast(template, pa.uint64()), pc.multiply(copy, u64(size)))
+
+    def revision(self) -> dict[str, Any]:
+        """The slot that tells one version of a record from all others; none for records as they were first."""
+        return {} if self.age is None else {"revision": digits(self.age.version)}
+
+    def first(self, moments: Moments) -> Moments:
+        """The times at which the records were first seen: in the morning of the day on which they were created."""
+        return moments if self.age is None or self.age.born is None else self._on(moments, self.age.born, 0)
+
+    def last(self, moments: Moments) -> Moments:
+        """The times at which the records were last seen: in the afternoon of the day on which they were touched."""
+        return moments if self.age is None else self._on(moments, self.age.touched, 720)
+
+    def altered(self, moments: Moments) -> Moments:
+        """The times at which the records last came into their state; a touch does not move them."""
+        if self.age is None:
+            return moments
+        born, version = self.age.born, self.age.version
+        return self._on(moments, version if born is None else pc.max_element_wise(version, born), 720)
+
+    def _on(self, moments: Moments, on: Any, first_minute: int) -> Moments:
+        h, happened = self._drawn(f"time/{first_minute}", on), pc.greater(on, pa.scalar(0, pa.uint16()))
+        day = pc.add(pc.cast(on, pa.uint64()), u64(self.age.epoch if self.age else 0))
+        minute = pc.add(field(h, 0, 720), u64(first_minute))
+        moved = Moments(pc.if_else(happened, day, moments.day), h)
+        moved.minute = pc.if_else(happened, minute, moments.minute)
+        moved.ms = pc.if_else(happened, moved.ms, moments.ms)
+        return moved

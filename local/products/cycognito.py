@@ -31,7 +31,7 @@ def add_routes(app: web.Application, simulator: Simulator) -> None:
             raise bad_request(f"content-type must be application/json, not {request.content_type!r}")
         if not isinstance(await json_body(request), list):
             raise bad_request("the body must be a list of filters, [] for none")
-        stream = simulator.stream("cycognito", _KINDS[request.path])
+        stream = simulator.listing("cycognito", _KINDS[request.path])
         count, number = whole_number(request, "count", 100), whole_number(request, "offset", 0)
         if count < 1:
             raise bad_request("count must be at least 1")

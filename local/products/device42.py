@@ -33,7 +33,7 @@ def add_routes(app: web.Application, simulator: Simulator) -> None:
     async def page(request: web.Request) -> web.Response:
         if not _authorised(request, simulator):
             raise unauthorized({"code": 401, "msg": "Invalid username/password."})
-        stream = simulator.stream("device42", "assets")
+        stream = simulator.listing("device42", "assets")
         most = stream.page_size if isinstance(stream, RecordedStream) else _MOST_PER_PAGE
         asked = whole_number(request, "limit", most) or most
         limit, offset = simulator.capped(min(asked, most)), whole_number(request, "offset", 0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -97,3 +98,33 @@ class Layout:
     def _fragment(self, k: int, template: Any) -> Any:
         fragment = self._fragments[k]
         return fragment if isinstance(fragment, pa.Scalar) else pick(fragment, template)
+
+
+class Layouts:
+    """A stream's templates as they are first, and, for inventories that live, with altered copies behind them."""
+
+    def __init__(
+        self,
+        templates: Sequence[Any],
+        order: Sequence[str],
+        altered: Callable[[Any, int], Any],
+        lived_order: Sequence[str],
+    ) -> None:
+        """`altered`: a template's copy 0, 1 or 2, with the slot `revision`, which `lived_order` has in its places."""
+        self.templates = templates
+        self.first = Layout(templates, order)
+        self._altered, self._lived_order = altered, lived_order
+
+    @property
+    def size(self) -> int:
+        return len(self.templates)
+
+    @cached_property
+    def every(self) -> list[Any]:
+        """The templates and their copies: template t is altered to t + size, t + 2 * size, t + 3 * size."""
+        return [*self.templates, *(self._altered(t, copy) for copy in range(3) for t in self.templates)]
+
+    @cached_property
+    def lived(self) -> Layout:
+        """The layout of all of them."""
+        return Layout(self.every, self._lived_order)

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from local.products import cycognito, device42, tenable
 from local.products.faults import parse
+from local.products.moving import Moves
 from local.products.simulator import SERVED_PAGE, Simulator, json_response, not_found
 
 _HTML = (
@@ -129,6 +130,14 @@ def _add_controls(app: web.Application, simulator: Simulator) -> None:
             return json_response({"error": str(error)}, 400)
         return json_response(simulator.faults)
 
+    async def day(request: web.Request) -> web.Response:
+        try:
+            if request.method == "POST":
+                simulator.control(msgspec.json.decode(await request.read(), type=Moves))
+        except (msgspec.DecodeError, ValueError) as error:
+            return json_response({"error": str(error)}, 400)
+        return json_response(simulator.life())
+
     async def stats(_: web.Request) -> web.Response:
         return json_response(msgspec.to_builtins(simulator.stats))
 
@@ -137,6 +146,8 @@ def _add_controls(app: web.Application, simulator: Simulator) -> None:
         return json_response({"reset": True})
 
     app.router.add_post("/_control/faults", faults)
+    app.router.add_get("/_control/day", day)
+    app.router.add_post("/_control/day", day)
     app.router.add_get("/_control/stats", stats)
     app.router.add_post("/_control/reset", reset)
 

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from local import products
 from local.products.faults import Faults
+from local.products.moving import Moves, MovingStream
 from local.products.recorded import RecordedStream
-from local.products.synthetic import SyntheticStream
+from local.products.synthetic import Inventory, SyntheticStream
 
 Stream = RecordedStream | SyntheticStream
 SERVED_PAGE = web.RequestKey("served_page", tuple[str, int, str])
@@ -49,19 +50,27 @@ class Stats:
 
 @dataclass
 class Simulator:
-    """Everything that handlers read and write; one event loop, so no locks."""
+    """Everything that handlers read and write; one event loop, so no locks.
+
+    With `inventory`, whose streams these are, the simulator can go to another of its days.
+    """
 
     streams: dict[tuple[str, str], Stream]
     keys: Keys = field(default_factory=Keys)
     faults_at_start: Faults = field(default_factory=Faults)
     page_cap: int | None = None
+    inventory: Inventory | None = None
     stats: Stats = field(default_factory=Stats)
     faults: Faults = field(init=False)
     faulty_requests: int = 0
     drifted: int = 0
     products: list[Resettable] = field(default_factory=list)
+    day: int = field(init=False, default=0)
+    moves: Moves | None = field(init=False, default=None)
+    moving: dict[tuple[str, str], MovingStream] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.day = self.inventory.day if self.inventory is not None else 0
         self.set_faults(self.faults_at_start)
 
     def set_faults(self, faults: Faults) -> None:
@@ -70,7 +79,9 @@ class Simulator:
         self.faulty_requests = self.drifted = 0
 
     def reset(self) -> None:
-        """As at the start: no statistics, no jobs, the first faults."""
+        """As at the start: no statistics, no jobs, the first faults, the first day, nothing moved."""
+        if self.inventory is not None and (self.day != self.inventory.day or self.moves or self.moving):
+            self.go_to(self.inventory.day)
         self.stats = Stats()
         self.set_faults(self.faults_at_start)
         for product in self.products:
@@ -82,6 +93,42 @@ class Simulator:
         if stream is None:
             raise not_found(f"no {kind} of {product} here")
         return stream
+
+    def go_to(self, day: int) -> None:
+        """Serve another day, nothing moved; export jobs that have begun stay on theirs. Needs an inventory."""
+        if self.inventory is None:
+            raise ValueError("recorded pages have no days: start the simulator with --assets and --findings")
+        self.streams = dict(self.inventory.on(day).streams())
+        self.day, self.moves, self.moving = day, None, {}
+
+    def control(self, asked: Moves) -> None:
+        """Go to another day, begin or stop to move while a stream is paged. Raises ValueError without an inventory."""
+        if self.inventory is None:
+            raise ValueError("recorded pages have no days: start the simulator with --assets and --findings")
+        if asked.day is not None:
+            self.go_to(asked.day)
+        if asked.move_while_paging is not None:
+            self.moves = asked if asked.move_while_paging else None
+
+    def listing(self, product: str, kind: str) -> Stream | MovingStream:
+        """The stream as one page of it is asked for, moved where it moves; for products that page through lists."""
+        stream = self.stream(product, kind)
+        if self.moves is not None and isinstance(stream, SyntheticStream):
+            self.moving.setdefault((product, kind), MovingStream(stream)).requested(self.moves)
+        return self.moving.get((product, kind), stream)
+
+    def life(self) -> dict[str, Any]:
+        """The day, the number of records of each stream, and the ids that have moved since the day began."""
+        now: dict[tuple[str, str], Stream | MovingStream] = {**self.streams, **self.moving}
+        return {
+            "day": self.day,
+            "records": {"/".join(key): stream.count for key, stream in now.items()},
+            "move_while_paging": self.moves is not None,
+            "moved": {
+                "/".join(key): {"inserted": stream.inserted_ids(), "removed": stream.removed_ids()}
+                for key, stream in self.moving.items()
+            },
+        }
 
     def capped(self, size: int) -> int:
         """A page size under the caps of the command line and of the faults."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from local.products import wording
 from local.products.columns import (
+    Age,
     Draws,
     Moments,
     digits,
@@ -29,8 +30,8 @@ from local.products.columns import (
     u64,
     weighted,
 )
-from local.products.layout import Layout, compact, raw, slot
-from local.products.synthetic import Rendering, SyntheticStream
+from local.products.layout import Layouts, compact, raw, slot
+from local.products.synthetic import Hanging, Rendering, SyntheticStream
 
 _PRODUCT = "cycognito"
 _TEMPLATES = 64
@@ -50,6 +51,33 @@ _OWNED_BY = table([b"null"] * 11 + [compact(name) for name, _ in wording.ORGANIS
 _LOCATIONS = table([b"[]"] * 7 + [compact([code]) for code in wording.COUNTRIES])
 
 
+def _reviewed(template: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The asset after a review, which its tag numbers: settled, found worse, or given to another owner."""
+    changes: dict[str, Any] = {"tags": ["review-" + slot("revision")]}
+    if copy == 0:
+        changes |= {"investigation_status": "investigated", "status": "normal"}
+    elif copy == 1:
+        changes |= {"investigation_status": "investigating"}
+        if "issues_count" in template:
+            changes |= {name: template[name] + 1 for name in ("severe_issues_count", "issues_count")}
+    else:
+        changes |= {"owned_by": wording.ORGANISATIONS[0][0], "comment": "Moved to another owner"}
+    return template | changes
+
+
+def _moved_on(template: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The issue after a review, which its tag numbers: under investigation, of another severity, or accepted."""
+    changes: dict[str, Any] = {"tags": ["review-" + slot("revision")]}
+    if copy == 0:
+        changes |= {"investigation_status": "investigating"}
+    elif copy == 1:
+        severity = {"critical": "high", "high": "medium", "medium": "high", "low": "medium"}[template["severity"]]
+        changes |= {"severity": severity, "severity_score": _SCORES[severity][0]}
+    else:
+        changes |= {"investigation_status": "investigated", "comment": "Accepted until the next release"}
+    return template | changes
+
+
 def domain_name(seed: int, number: Any) -> Any:
     """The name of domain `number`."""
     return wording.fqdn(seed, number)
@@ -65,7 +93,7 @@ def webapp_address(seed: int, number: Any) -> Any:
 
 
 @cache
-def _domain_layout() -> Layout:
+def _domain_layout() -> Layouts:
     rng = random.Random(4201)  # fixed: templates do not depend on the seed
     templates = []
     for number in range(_TEMPLATES * 4):
@@ -99,12 +127,12 @@ def _domain_layout() -> Layout:
                 "issues_count": issues,
             }
         )
-    order = "ip0 ip1 domain domain domain first_seen rating location domain last_seen organisation hosting"
-    return Layout(templates, order.split())
+    head, tail = "ip0 ip1", "domain domain domain first_seen rating location domain last_seen organisation hosting"
+    return Layouts(templates, f"{head} {tail}".split(), _reviewed, f"{head} revision {tail}".split())
 
 
 @cache
-def _webapp_layout() -> Layout:
+def _webapp_layout() -> Layouts:
     templates = [
         {
             "severe_issues_count": 0,
@@ -124,11 +152,12 @@ def _webapp_layout() -> Layout:
         }
         for more in ([], [], [], [], [], [], [], [], [], [], [], [], [], [], [], ["Litware Holdings"])
     ]
-    return Layout(templates, ["address", "first_seen", "rating", "last_seen", "organisation"])
+    order = ["address", "first_seen", "rating", "last_seen", "organisation"]
+    return Layouts(templates, order, _reviewed, ["revision", *order])
 
 
 @cache
-def _iprange_layout() -> Layout:
+def _iprange_layout() -> Layouts:
     template = {
         "owned_by": None,
         "tags": [],
@@ -141,7 +170,8 @@ def _iprange_layout() -> Layout:
         "alive": True,
         "comment": None,
     }
-    return Layout([template], ["first", "last", "organisation", "hosting"])
+    order = ["first", "last", "organisation", "hosting"]
+    return Layouts([template], order, _reviewed, ["revision", *order])
 
 
 def _issue_names(group: int, local: int) -> tuple[str, str]:
@@ -198,20 +228,21 @@ def prose_of(rng: random.Random, severity: str) -> str:
 
 
 @cache
-def _issue_layout() -> Layout:
+def _issue_layout() -> Layouts:
     rng = random.Random(4202)  # fixed: templates do not depend on the seed
     templates = [_issue_template(rng, group, local) for group in range(_GROUPS) for local in range(len(_LOCALS))]
-    order = "asset owned_by last_detected place n n first_detected locations organisation"
-    return Layout(templates, order.split())
+    head, tail = "asset owned_by last_detected", "place n n first_detected locations organisation"
+    return Layouts(templates, f"{head} {tail}".split(), _moved_on, f"{head} revision {tail}".split())
 
 
 def _seen(draws: Draws) -> dict[str, Any]:
     h = draws.hash("seen")
     recent = pc.add(field(draws.hash("last", volatile=True), 48, 4, 2), u64(1000))
     return {
-        "first_seen": Moments(field(h, 48, 900), h).text(),
-        "last_seen": Moments(recent, draws.hash("last", volatile=True)).text(),
+        "first_seen": draws.first(Moments(field(h, 48, 900), h)).text(),
+        "last_seen": draws.last(Moments(recent, draws.hash("last", volatile=True))).text(),
         "rating": pick(_RATINGS, field(draws.hash("rating", volatile=True), 0, 64, 6)),
+        **draws.revision(),
     }
 
 
@@ -219,8 +250,8 @@ def _domains(count: int, seed: int) -> SyntheticStream:
     hosting = table([b"owned"] * 15 + [b"cloud"])
     countries = table(code.encode() for code in wording.COUNTRIES)
 
-    def render(index: Any, version: Any) -> Rendering:
-        draws = Draws(seed, "cycognito/domain", index, version)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws = Draws(seed, "cycognito/domain", index, age)
         h, address = draws.hash("template"), draws.hash("address")
         slots = {
             "domain": domain_name(seed, index),
@@ -231,7 +262,7 @@ def _domains(count: int, seed: int) -> SyntheticStream:
             "hosting": pick(hosting, field(h, 32, 16, 4)),
             **_seen(draws),
         }
-        return Rendering(field(h, 0, _TEMPLATES * 4), slots)
+        return Rendering(draws.variant(field(h, 0, _TEMPLATES * 4), _TEMPLATES * 4), slots)
 
     def key(index: Any) -> Any:
         return join(text(b"domain/"), domain_name(seed, index))
@@ -240,14 +271,14 @@ def _domains(count: int, seed: int) -> SyntheticStream:
 
 
 def _webapps(count: int, seed: int) -> SyntheticStream:
-    def render(index: Any, version: Any) -> Rendering:
-        draws = Draws(seed, "cycognito/webapp", index, version)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws = Draws(seed, "cycognito/webapp", index, age)
         slots = {
             "address": webapp_address(seed, index),
             "organisation": pick(_ORGANISATIONS, wording.organisation(seed, index)),
             **_seen(draws),
         }
-        return Rendering(field(draws.hash("seen"), 44, 16, 4), slots)
+        return Rendering(draws.variant(field(draws.hash("seen"), 44, 16, 4), 16), slots)
 
     def key(index: Any) -> Any:
         return join(text(b"webapp/"), webapp_address(seed, index))
@@ -262,22 +293,24 @@ def _ipranges(count: int, seed: int) -> SyntheticStream:
         block = pc.multiply(modulo(pc.add(pc.multiply(index, u64(0x9E3779B1)), u64(seed)), 1 << 24), u64(16))
         return external_ipv4(block), external_ipv4(pc.add(block, u64(15)))
 
-    def render(index: Any, version: Any) -> Rendering:
-        h = Draws(seed, "cycognito/iprange", index, version).hash("template", volatile=True)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws = Draws(seed, "cycognito/iprange", index, age)
+        h = draws.hash("template", volatile=True)
         first, last = bounds(index)
         slots = {
             "first": first,
             "last": last,
             "organisation": pick(_ORGANISATIONS, field(h, 0, len(_ORGANISATIONS))),
             "hosting": pick(hosting, field(h, 16, 16, 4)),
+            **draws.revision(),
         }
-        return Rendering(pc.multiply(field(h, 0, 2, 1), u64(0)), slots)
+        return Rendering(draws.variant(pc.multiply(field(h, 0, 2, 1), u64(0)), 1), slots)
 
     def key(index: Any) -> Any:
         first, last = bounds(index)
         return join(text(b"iprange/"), first, text(b"-"), last)
 
-    return SyntheticStream(_PRODUCT, "assets_iprange", count, _iprange_layout(), render, key)
+    return SyntheticStream(_PRODUCT, "assets_iprange", count, _iprange_layout(), render, key, timed=False)
 
 
 class _Issues:
@@ -290,11 +323,23 @@ class _Issues:
         self.bearers = max(1, linked * 2 // 5)
         self.orphans = round(65536 * (orphan_share if linked else 1.0))
 
+    def _bearer(self, index: Any) -> Any:
+        """The asset's place among the domains and, behind them, the web applications."""
+        return pc.divide(pc.multiply(modulo(index, self.bearers), u64(5)), u64(2))
+
+    def _is_orphan(self, target: Any) -> Any:
+        return pc.less(field(target, 0, 65536), u64(self.orphans))
+
+    def links(self, index: Any) -> Any:
+        """The asset's place as the issue's life needs it; null for an issue on what is not exported."""
+        orphan = self._is_orphan(Draws(self.seed, "cycognito/issue", index).hash("target"))
+        return pc.if_else(orphan, pa.scalar(None, pa.uint64()), self._bearer(index))
+
     def places(self, index: Any) -> dict[str, Any]:
         draws = Draws(self.seed, "cycognito/issue", index)
         h = draws.hash("target")
         turn = pc.divide(index, u64(self.bearers))
-        number = pc.divide(pc.multiply(modulo(index, self.bearers), u64(5)), u64(2))
+        number, is_orphan = self._bearer(index), self._is_orphan(h)
         is_domain = pc.less(number, u64(self.domains))
         host_number = pc.if_else(is_domain, number, pc.subtract(number, u64(self.domains)))
         name = pc.if_else(is_domain, domain_name(self.seed, host_number), webapp_address(self.seed, host_number))
@@ -302,7 +347,6 @@ class _Issues:
         certificate = join(
             hex_text(h, 4), hex_text(draws.hash("certificate"), 4), hex_text(draws.hash("more"), 4), hex_text(h, 4)
         )
-        is_orphan = pc.less(field(h, 0, 65536), u64(self.orphans))
         is_certificate = pc.equal(field(h, 16, 32, 5), u64(0))
         other = pc.if_else(is_certificate, certificate, address)
         other_kind = pc.if_else(is_certificate, text(b"cert/"), text(b"ip/"))
@@ -322,28 +366,30 @@ _LOCAL_CHOICE = weighted(_LOCAL_SHARES)
 
 
 def _issues(count: int, domains: int, webapps: int, seed: int, orphan_share: float) -> SyntheticStream:
-    where = _Issues(domains, webapps, seed, orphan_share)
+    where, layouts = _Issues(domains, webapps, seed, orphan_share), _issue_layout()
+    hangs = Hanging(("assets_domain", "assets_webapp"), where.links)
     keys = table(_issue_names(g, k)[1].encode() for g in range(_GROUPS) for k in range(len(_LOCALS)))
 
-    def render(index: Any, version: Any) -> Rendering:
-        draws = Draws(seed, "cycognito/issue", index, version)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws = Draws(seed, "cycognito/issue", index, age)
         h, last = draws.hash("detected"), draws.hash("last", volatile=True)
         slots = where.places(index)
         template = slots.pop("template")
         slots |= {
             "owned_by": pick(_OWNED_BY, field(h, 0, 16, 4)),
-            "first_detected": Moments(field(h, 48, 900), h).text(),
-            "last_detected": Moments(pc.add(field(last, 48, 100), u64(900)), last).text(),
+            "first_detected": draws.first(Moments(field(h, 48, 900), h)).text(),
+            "last_detected": draws.last(Moments(pc.add(field(last, 48, 100), u64(900)), last)).text(),
             "locations": pick(_LOCATIONS, field(h, 8, 16, 4)),
             "organisation": pick(_ORGANISATIONS, field(draws.hash("severity"), 16, len(_ORGANISATIONS))),
+            **draws.revision(),
         }
-        return Rendering(template, slots)
+        return Rendering(draws.variant(template, layouts.size), slots)
 
     def key(index: Any) -> Any:
         found = where.places(index)
         return join(text(b"issue/"), found["place"], pick(keys, found["template"]), found["n"])
 
-    return SyntheticStream(_PRODUCT, "findings_issues", count, _issue_layout(), render, key)
+    return SyntheticStream(_PRODUCT, "findings_issues", count, layouts, render, key, hangs=hangs)
 
 
 def streams(assets: int, findings: int, seed: int, orphan_share: float = 0.3) -> list[SyntheticStream]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from local.products import wording
 from local.products.columns import (
+    Age,
     Draws,
     Moments,
     digits,
@@ -29,7 +30,7 @@ from local.products.columns import (
     u64,
     uuid_text,
 )
-from local.products.layout import Layout, compact, raw, slot
+from local.products.layout import Layouts, compact, raw, slot
 from local.products.synthetic import Rendering, SyntheticStream
 
 _TEMPLATES = 512
@@ -254,10 +255,28 @@ def _template(rng: random.Random) -> dict[str, object]:  # noqa: PLR0915 - the e
     return d | {"uuid": slot("uuid") if rng.random() < 0.18 else None}
 
 
+def _altered(template: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The device after a change that a custom field numbers: reinstalled, renamed, or out of (back in) service."""
+    fields = [
+        entry | {"value": "CHG-" + slot("revision")} if entry["key"] == "Change Window" else entry
+        for entry in template["custom_fields"]
+    ]
+    changes: dict[str, Any] = {"custom_fields": fields}
+    if copy == 0:
+        changes |= {"os": "Rocky Linux 9.6" if template["os"] != "Rocky Linux 9.3" else "Debian GNU/Linux 13"}
+    elif copy == 1:
+        changes |= {"name": slot("name") + "-r" + slot("revision")}
+    else:
+        changes |= {"in_service": not template["in_service"]}
+    return template | changes
+
+
 @cache
-def _layout() -> Layout:
+def _layout() -> Layouts:
     rng = random.Random(4242)  # fixed: templates do not depend on the seed
-    return Layout([_template(rng) for _ in range(_TEMPLATES)], _ORDER)
+    named = _ORDER.index("name") + 1
+    lived_order = ["revision", *_ORDER[:named], "revision", *_ORDER[named:]]
+    return Layouts([_template(rng) for _ in range(_TEMPLATES)], _ORDER, _altered, lived_order)
 
 
 _EDR = table([b'"Yes"'] * 8 + [b'"No"'] * 3 + [b"null"] * 5)
@@ -270,8 +289,8 @@ _LEVELS = table([b"Production"] * 58 + [b"Development"] * 3 + [b"Test", b"QA", b
 def stream(assets: int, seed: int) -> SyntheticStream:
     """The device stream: id = number + 1, as the product numbers them."""
 
-    def render(index: Any, version: Any) -> Rendering:
-        draws = Draws(seed, "device42/device", index, version)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws = Draws(seed, "device42/device", index, age)
         h, change, address = draws.hash("template"), draws.hash("change", volatile=True), draws.hash("address")
         second = draws.hash("second")
         slots = {
@@ -286,15 +305,16 @@ def stream(assets: int, seed: int) -> SyntheticStream:
             "ip1": external_ipv4(second),
             "ip2": ipv4(b"10.", pc.shift_right(address, u64(24))),
             "ip3": ipv4(b"10.", pc.shift_right(second, u64(32))),
-            "last_updated": Moments(field(change, 40, 1000), change).text(b"417Z"),
+            "last_updated": draws.last(Moments(field(change, 40, 1000), change)).text(b"417Z"),
             "level": pick(_LEVELS, field(h, 28, 64, 6)),
             "vhost": join(text(b"hv-"), hex_text(h, 1, 36), text(b".internal.example")),
             "asset_no": digits(field(h, 40, 900000, 20)),
             "name": wording.host(seed, index),
             "serial": join(text(b"SN"), hex_text(second, 2)),
             "uuid": uuid_text(draws.hash("uuid"), second, upper=True),
+            **draws.revision(),
         }
-        return Rendering(field(h, 0, _TEMPLATES), slots)
+        return Rendering(draws.variant(field(h, 0, _TEMPLATES), _TEMPLATES), slots)
 
     def key(index: Any) -> Any:
         return digits(pc.add(index, u64(1)))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from local.products import wording
 from local.products.columns import (
+    Age,
     Draws,
     Moments,
     external_ipv4,
@@ -30,7 +31,7 @@ from local.products.columns import (
     u64,
     uuid_text,
 )
-from local.products.layout import Layout, slot
+from local.products.layout import Layouts, slot
 from local.products.synthetic import Rendering, SyntheticStream
 
 _TEMPLATES = 256
@@ -206,10 +207,31 @@ def _template(rng: random.Random) -> dict[str, object]:
     return d | {"tags": [tag] if rng.random() < 0.1 else [], "network_interfaces": _interfaces(rng, agent, addresses)}
 
 
+def _altered(template: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The asset after a change that a tag numbers: another system, other software, or (without that list) a type."""
+    tag = {
+        "uuid": "5f0c7b1e-0000-4000-8000-00000000000c",
+        "key": "Change",
+        "value": "CHG-" + slot("revision"),
+        "added_by": "5f0c7b1e-0000-4000-8000-00000000000b",
+        "added_at": "2024-05-31T21:27:32.751Z",
+    }
+    changes: dict[str, Any] = {"tags": [*template["tags"], tag]}
+    if copy == 0:
+        changes |= {"operating_systems": ["Windows Server 2025"]}
+    elif copy == 1 and "installed_software" in template:
+        changes |= {"installed_software": [*template["installed_software"], "cpe:/a:contoso:agent:7.3"]}
+    elif copy == 1:
+        changes |= {"system_types": ["hypervisor"]}
+    return template | changes
+
+
 @cache
-def _layout() -> Layout:
+def _layout() -> Layouts:
     rng = random.Random(4207)  # fixed: templates do not depend on the seed
-    return Layout([_template(rng) for _ in range(_TEMPLATES)], _ORDER)
+    tags = _ORDER.index("iface_fqdn")
+    lived_order = [*_ORDER[:tags], "revision", *_ORDER[tags:]]
+    return Layouts([_template(rng) for _ in range(_TEMPLATES)], _ORDER, _altered, lived_order)
 
 
 _SCHEDULES = table(b"5f0c7b1e-000%d-4000-8000-0000000000001d2e3f4a5b6c7d8e" % k for k in range(8))
@@ -221,10 +243,11 @@ def stream(assets: int, seed: int) -> SyntheticStream:
     def times(draws: Draws) -> tuple[Moments, Moments, Moments]:
         h, change = draws.hash("created"), draws.hash("change", volatile=True)
         day = pc.add(field(change, 48, 124, 12), u64(900))
-        return Moments(field(h, 48, 800), h), Moments(day, change), Moments(day, draws.hash("seen", volatile=True))
+        seen = Moments(day, draws.hash("seen", volatile=True))
+        return draws.first(Moments(field(h, 48, 800), h)), draws.last(Moments(day, change)), draws.last(seen)
 
-    def render(index: Any, version: Any) -> Rendering:
-        draws = Draws(seed, "tenable/asset", index, version)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws = Draws(seed, "tenable/asset", index, age)
         h, other = draws.hash("template"), draws.hash("other")
         who = Identity(seed, index)
         created, updated, seen = times(draws)
@@ -250,14 +273,16 @@ def stream(assets: int, seed: int) -> SyntheticStream:
             "mac1": mac(other),
             "netbios": host,
             "host": host,
+            **draws.revision(),
         }
-        return Rendering(field(h, 0, _TEMPLATES), slots)
+        return Rendering(draws.variant(field(h, 0, _TEMPLATES), _TEMPLATES), slots)
 
     def key(index: Any) -> Any:
         return Identity(seed, index).uuid()
 
-    def facts(index: Any) -> Mapping[str, Any]:
-        created, updated, seen = times(Draws(seed, "tenable/asset", index))
+    def facts(index: Any, age: Age | None) -> Mapping[str, Any]:
+        created, updated, seen = times(Draws(seed, "tenable/asset", index, age))
         return {"updated_at": updated.epoch_s(), "created_at": created.epoch_s(), "last_seen": seen.epoch_s()}
 
-    return SyntheticStream("tenable_io", "assets", assets, _layout(), render, key, facts)
+    # The numbers behind the exported assets' are those of assets that findings name and nobody exports.
+    return SyntheticStream("tenable_io", "assets", assets, _layout(), render, key, facts, first_new=2 * assets)

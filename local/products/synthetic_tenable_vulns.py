@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from local.products import wording
 from local.products.columns import (
+    Age,
     Draws,
     Moments,
     digits,
@@ -30,8 +31,8 @@ from local.products.columns import (
     uuid_text,
     weighted,
 )
-from local.products.layout import Layout, raw, slot
-from local.products.synthetic import Inventory, Rendering, SyntheticStream
+from local.products.layout import Layouts, raw, slot
+from local.products.synthetic import Hanging, Inventory, Rendering, SyntheticStream
 from local.products.synthetic_tenable import Identity
 
 _SPREAD = 256
@@ -274,6 +275,20 @@ def _template(rng: random.Random, number: int, severity: str, output: int, state
     return d | ({"indexed": slot("indexed")} if rng.random() < 0.2 and state == "OPEN" else {})
 
 
+def _altered(template: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The finding after a change that its plugin's solution numbers: a new text, a recast severity, or found again."""
+    plugin = template["plugin"]
+    solution = plugin["solution"] + " (revision " + slot("revision") + ")"
+    changed = template | {"plugin": plugin | {"solution": solution}}
+    if copy == 1:
+        level = (template["severity_id"] + 1) % len(_SEVERITIES)
+        changed |= {"severity": _SEVERITIES[level], "severity_id": level, "severity_modification_type": "RECASTED"}
+    elif copy == 2 and template["state"] == "OPEN":
+        rest: dict[str, Any] = {name: changed.pop(name) for name in ("state", "indexed") if name in changed}
+        changed |= {"last_fixed": slot("fixed"), **rest, "state": "REOPENED"}
+    return changed
+
+
 def _protocol(number: int) -> str:
     return "UDP" if number % 9 == 4 else "TCP"
 
@@ -314,9 +329,14 @@ class _Kinds:
             for k in range(count // 12):
                 templates.append(_template(rng, k, severity, 120, "FIXED"))
                 self.groups.append((severity, "FIXED"))
-        self.layout = Layout(templates, _ORDER)
+        named = _ORDER.index("scan_end")
+        self.layouts = Layouts(templates, _ORDER, _altered, [*_ORDER[:named], "revision", *_ORDER[named:]])
         self.endpoints = table(f"/{t['port']['port']}/{t['port']['protocol']}".encode() for t in templates)
-        self.states = pa.array([state.encode() for _, state in self.groups], pa.large_binary())
+
+    def states(self, age: Age | None) -> Any:
+        """The state of each template; of the altered copies too where records have an age."""
+        templates = self.layouts.templates if age is None else self.layouts.every
+        return table(template["state"].encode() for template in templates)
 
     def choice(self, big_share: float, fixed_share: float) -> Any:
         """A table of 65,536 template numbers in which each has its share."""
@@ -351,7 +371,11 @@ class _Links:
         self.orphans = 65536 if inventory.assets == 0 else round(65536 * inventory.tenable_orphan_share)
 
     def asset(self, index: Any, h: Any) -> Any:
-        """The asset's number; numbers from `assets` on are of assets that nobody exports."""
+        """The asset's number; numbers from `assets` on are of assets that nobody exports.
+
+        Findings that are created later go round the same assets once more.
+        """
+        index = modulo(index, self.findings)
         block = pc.divide(index, u64(_SPREAD))
         low = pc.divide(pc.multiply(block, u64(_SPREAD * self.assets)), u64(self.findings))
         high = pc.divide(pc.multiply(pc.add(block, u64(1)), u64(_SPREAD * self.assets)), u64(self.findings))
@@ -363,27 +387,35 @@ class _Links:
 
     def plugin(self, index: Any, template: Any) -> Any:
         """The plugin id: another one for each of an asset's findings, and the same text for the same id."""
-        return pc.add(pc.multiply(modulo(index, self.variety), u64(1024)), pc.cast(template, pa.uint64()))
+        turn = pc.divide(index, u64(self.findings))
+        number = pc.add(modulo(modulo(index, self.findings), self.variety), pc.multiply(turn, u64(self.variety)))
+        return pc.add(pc.multiply(number, u64(1024)), pc.cast(template, pa.uint64()))
+
+    def links(self, index: Any, h: Any) -> Any:
+        """The asset's number as the finding's life needs it; null for an asset that nobody exports."""
+        number = self.asset(index, h)
+        return pc.if_else(pc.less(number, u64(self.assets)), number, pa.scalar(None, pa.uint64()))
 
 
 def stream(inventory: Inventory) -> SyntheticStream:
     """The finding stream. Facts: `state`, and `since` as the product reads it (last fixed, or else last found)."""
-    kinds, links, seed = _kinds(), _Links(inventory), inventory.seed
+    kinds, where, seed = _kinds(), _Links(inventory), inventory.seed
     choice = kinds.choice(inventory.big_output_share, inventory.fixed_share)
     schedules = table(b"000%d-4000-8000-0000000000001d2e3f4a5b6c7d8e" % k for k in range(8))
 
-    def drawn(index: Any, version: Any) -> tuple[Draws, Any, Any, Moments]:
-        draws = Draws(seed, "tenable/vuln", index, version)
+    def drawn(index: Any, age: Age | None) -> tuple[Draws, Any, Any, Moments]:
+        draws = Draws(seed, "tenable/vuln", index, age)
         template = pick(choice, field(draws.hash("template"), 0, 65536))
-        number = links.asset(index, draws.hash("link"))
+        number = where.asset(index, draws.hash("link"))
         scan = draws.hash("scan", volatile=True)
         return draws, template, number, Moments(pc.add(field(scan, 48, 124, 12), u64(900)), scan)
 
-    def render(index: Any, version: Any) -> Rendering:
-        draws, template, number, found = drawn(index, version)
+    def render(index: Any, age: Age | None) -> Rendering:
+        draws, template, number, moments = drawn(index, age)
+        found = draws.last(moments)
         who = Identity(seed, number)
         h = draws.hash("first")
-        first = Moments(field(h, 48, 890), h)
+        first = draws.first(Moments(field(h, 48, 890), h))
         address, host = who.address(), who.host()
         slots = {
             "agent": who.agent(),
@@ -397,26 +429,43 @@ def stream(inventory: Inventory) -> SyntheticStream:
             "mac": who.mac(),
             "netbios": host,
             "tag": hex_text(h, 1, 16),
-            "plugin": digits(links.plugin(index, template)),
+            "plugin": digits(where.plugin(index, template)),
             "scan_end": found.text(),
             "schedule": pick(schedules, field(h, 0, 8, 3)),
             "scan_start": found.text_seconds(),
             "scan": uuid_text(draws.hash("scan", volatile=True), number),
             "first": first.text(),
             "last": found.text(),
-            "fixed": found.text_seconds(),
+            "fixed": draws.altered(moments).text_seconds(),
             "indexed": found.text(),
+            **draws.revision(),
         }
-        return Rendering(template, slots)
+        return Rendering(draws.variant(template, kinds.layouts.size), slots)
 
     def key(index: Any) -> Any:
         _, template, number, _ = drawn(index, None)
-        plugin = digits(links.plugin(index, template))
+        plugin = digits(where.plugin(index, template))
         return join(Identity(seed, number).uuid(), text(b"/"), plugin, pick(kinds.endpoints, template))
 
-    def facts(index: Any) -> Mapping[str, Any]:
-        _, template, _, found = drawn(index, None)
-        return {"since": found.epoch_s(), "state": pick(kinds.states, template)}
+    def facts(index: Any, age: Age | None) -> Mapping[str, Any]:
+        draws, template, _, moments = drawn(index, age)
+        found = draws.last(moments).epoch_s()
+        state = pick(kinds.states(age), draws.variant(template, kinds.layouts.size))
+        since = pc.if_else(pc.equal(state, text(b"FIXED")), draws.altered(moments).epoch_s(), found)
+        return {"since": since, "last_found": found, "indexed_at": found, "state": state}
+
+    def links(index: Any) -> Any:
+        return where.links(index, Draws(seed, "tenable/vuln", index).hash("link"))
 
     states = frozenset({"OPEN", "REOPENED"} | ({"FIXED"} if inventory.fixed_share > 0 else set()))
-    return SyntheticStream("tenable_io", "findings_vulns", inventory.findings, kinds.layout, render, key, facts, states)
+    return SyntheticStream(
+        "tenable_io",
+        "findings_vulns",
+        inventory.findings,
+        kinds.layouts,
+        render,
+        key,
+        facts,
+        states,
+        hangs=Hanging(("assets",), links),
+    )
