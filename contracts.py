@@ -226,7 +226,10 @@ class UploadRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class UploadResult(Message):
-    """Rows of the pack and what became of them; `requests` made, their uncompressed and compressed bytes, those of accepted ones."""
+    """Rows of the pack and what became of them; `requests` made, their uncompressed and compressed bytes.
+
+    `last`: the last segment that the pack really has: one that was frozen before keeps its membership, whatever is asked for now.
+    """
 
     rows: int
     accepted: int
@@ -237,6 +240,7 @@ class UploadResult(Message):
     bytes_sent: int
     bytes_wire: int
     unchanged: int = 0
+    last: int = -1
 
 
 @dataclass(frozen=True, slots=True)

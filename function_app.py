@@ -7,6 +7,7 @@ Invariant: orchestrators and activities are plain functions elsewhere; here each
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
@@ -222,6 +223,12 @@ def close_run(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
 # ------------------------------------------------------------------------------------------------ triggers
 
 
+def _fresh(req: func.HttpRequest) -> bool:
+    """Whether the caller wants a new run whatever became of the last one."""
+    body = req.get_json()
+    return isinstance(body, dict) and bool(body.get("fresh", False))
+
+
 def _json(status: int, body: Any) -> func.HttpResponse:
     return func.HttpResponse(json.dumps(body, indent=1), status_code=status, mimetype="application/json")
 
@@ -253,6 +260,23 @@ def _request(body: Any) -> contracts.LoadRequest:
     now = datetime.now(UTC)
     run_id = f"{source}-{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     return contracts.LoadRequest(run_id, source, mode, now.isoformat(timespec="microseconds"), streams, allow_deletes)
+
+
+def _resumed(request: contracts.LoadRequest) -> contracts.LoadRequest:
+    """The request as the run that it takes up: the last one of the source, if that failed, was cancelled or never ended, and is not old.
+
+    Everything that a run stages and sends has a name that follows from the run, so taking it up is starting it under its own name.
+    """
+    from staging import current_name
+
+    last = _staging().find_json(current_name(request.source))
+    if last is None or not last["resumable"] or (last["mode"], last["streams"]) != (request.mode, request.streams):
+        return request
+    age = datetime.fromisoformat(request.started_at) - datetime.fromisoformat(last["started_at"])
+    if not 0 <= age.total_seconds() <= _settings().resume_within_s:
+        return request
+    log.info("load resumed", extra={"run": last["run_id"], "source": request.source})
+    return dataclasses.replace(request, run_id=last["run_id"], started_at=last["started_at"])
 
 
 async def _running(client: df.DurableOrchestrationClient, source: str) -> Any:
@@ -295,6 +319,10 @@ async def start_load(req: func.HttpRequest, client: df.DurableOrchestrationClien
         return _refusal(400, "the body is no JSON", 'send {"source": "tenable", "mode": "full"}')
     except Stop as error:
         return _refusal(400, error.reason, error.remedy)
+    try:
+        request = await asyncio.to_thread(_resumed, request) if not _fresh(req) else request
+    except CaasmError as error:
+        return _refusal(503, error.reason, error.remedy)
     running = await _start(client, request)
     if running is not None:
         return _refusal(
@@ -376,7 +404,8 @@ async def cancel_load(req: func.HttpRequest, client: df.DurableOrchestrationClie
 
 async def _scheduled(client: df.DurableOrchestrationClient, mode: str) -> None:
     for source in _settings().scheduled:
-        running = await _start(client, _request({"source": source, "mode": mode}))
+        request = await asyncio.to_thread(_resumed, _request({"source": source, "mode": mode}))
+        running = await _start(client, request)
         if running is not None:
             log.warning("scheduled load left out: the source is being loaded", extra={"source": source, "run": running})
 

@@ -71,6 +71,7 @@ class Settings:
     upload_in_flight: int
     upload_body_limit_bytes: int
     lanes: int
+    resume_within_s: float
     policy: Policy
 
     @property
@@ -177,6 +178,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         upload_in_flight=reader.whole("UPLOAD_IN_FLIGHT", 4, 1, 32),
         upload_body_limit_bytes=reader.whole("UPLOAD_BODY_LIMIT_BYTES", BODY_LIMIT_BYTES, 1024, BODY_LIMIT_BYTES),
         lanes=reader.whole("LANES", 0, 0, 64),
+        resume_within_s=reader.number("RESUME_WITHIN_SECONDS", 14_400, 0, 86_400),
         policy=_policy(reader),
     )
     problems = list(dict.fromkeys(reader.problems))

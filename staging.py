@@ -107,6 +107,11 @@ def watermark_name(source: str) -> str:
     return f"state/{source}/watermark.json"
 
 
+def current_name(source: str) -> str:
+    """The run of the source that was opened last, and whether it still can be taken up."""
+    return f"state/{source}/current.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One blob of a listing: its name, its size in bytes, its summary (empty when it has none)."""
@@ -232,6 +237,13 @@ class Staging:
         """Whether the blob is there."""
         with storage_errors(f"look at {name}"):
             return self._container.get_blob_client(name).exists()
+
+    def delete(self, name: str) -> None:
+        """Remove a blob; one that is not there is no trouble."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with storage_errors(f"delete {name}"), suppress(ResourceNotFoundError):
+            self._container.delete_blob(name)
 
     def put_json(self, name: str, value: JsonDict, summary: JsonDict) -> None:
         """Write or replace a small JSON blob and its summary."""

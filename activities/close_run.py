@@ -13,7 +13,7 @@ from activities.deps import Deps, source_of
 from activities.ledger import COUNTS, StreamLedger, compute
 from activities.orphans import count_orphans
 from contracts import CloseRequest, JsonDict, Plan, Run
-from staging import watermark_name
+from staging import current_name, watermark_name
 
 COMPLETE: Final = "complete"
 INCOMPLETE: Final = "incomplete"
@@ -72,6 +72,9 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     }
     headline = {name: manifest[name] for name in ("run_id", "source", "mode", "started_at", "status", "totals")}
     deps.staging.put_json(names.manifest, manifest, headline)
+    if status != FAILED:
+        # What is incomplete would stay so; what failed or was cancelled can be taken up where it stands.
+        deps.staging.put_json(current_name(run.source), {"run_id": run.run_id, "resumable": False}, {})
     announce(manifest, deps)
     return manifest
 

@@ -12,7 +12,7 @@ from typing import Final
 from activities.deps import Deps, source_of
 from contracts import JsonDict, LanePlan, LoadRequest, Plan, Policy, Run, Stop, TryAgain
 from sources.model import Source, Start, Stream, UnreadablePageError
-from staging import watermark_name
+from staging import current_name, watermark_name
 
 OVERLAP: Final = timedelta(hours=1)
 """A delta asks again for what changed in the hour before the watermark: sources index late."""
@@ -31,6 +31,8 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
     names = deps.names(run)
     written = deps.staging.find_json(names.plan)
     if written is not None:
+        # A second copy, or a run that is taken up again: everything that it staged and sent counts.
+        deps.staging.delete(names.cancel)
         return Plan.from_wire(written)
     watermark = deps.staging.find_json(watermark_name(source.name))
     run, notes = _mode(run, streams, watermark)
@@ -58,6 +60,8 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
         },
     )
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
+    opened = {"run_id": run.run_id, "mode": request.mode, "streams": request.streams, "started_at": run.started_at}
+    deps.staging.put_json(current_name(source.name), opened | {"resumable": True}, {})
     return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
 
 

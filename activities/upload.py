@@ -11,7 +11,7 @@ import json
 import threading
 import uuid
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
@@ -50,6 +50,7 @@ class _Pack:
     oversize: list[Chunk]
     rows: int
     unchanged: int
+    last: int
     starts: list[int]
     segments: list[int]
     records: list[pl.Series]
@@ -68,6 +69,7 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     """
     run = Run.from_wire(request.run)
     names = deps.names(run)
+    request = replace(request, last=_frozen_last(request, deps))
     where = (request.stream, request.lane, request.first, request.last)
     done = deps.staging.summary(names.receipts(*where))
     if done:
@@ -117,7 +119,18 @@ def _pack(request: UploadRequest, deps: Deps) -> _Pack:
     lines = texts[0] if len(texts) == 1 else b"".join(texts)
     chunks, oversize = packing.cut(lines, deps.budgets.body_limit_bytes)
     unchanged = 0 if wanted is None else staged - rows
-    return _Pack(lines, chunks, oversize, rows, unchanged, starts, segments, records)
+    return _Pack(lines, chunks, oversize, rows, unchanged, request.last, starts, segments, records)
+
+
+def _frozen_last(request: UploadRequest, deps: Deps) -> int:
+    """The last segment of the pack that begins with the request's first: of the one that is frozen already, if there is one.
+
+    A lane that lost its state, or a run that goes on after it failed, may draw the line elsewhere; the rows of a frozen pack are never packed anew.
+    """
+    pack = deps.names(Run.from_wire(request.run)).pack(request.stream, request.lane, request.first, request.last)
+    prefix = pack[: pack.rindex("-") + 1]
+    frozen = [blob.name for blob in deps.staging.list(prefix)]
+    return int(frozen[0].removeprefix(prefix).removesuffix(".json")) if frozen else request.last
 
 
 def _verdicts(request: UploadRequest, deps: Deps) -> dict[int, list[int]]:
@@ -224,6 +237,7 @@ def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:
         bytes_sent=sum(outcome.body_bytes for outcome in outcomes.values()),
         bytes_wire=sum(outcome.wire_bytes for outcome in outcomes.values()),
         unchanged=pack.unchanged,
+        last=pack.last,
     )
 
 

@@ -53,6 +53,7 @@ class LaneState:
     uploads: bool = True
     sending: list[int] | None = None
     verdicts: bool = False
+    sent_to: int = -1
     holds: dict[str, str] = field(default_factory=dict)
     failing: dict[str, JsonDict] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
@@ -212,13 +213,14 @@ class LaneState:
         self.transforming.remove(message["segment"])
         names = ("flattened", "rejected", "filtered", "rows")
         self._count(staged=answer["records"], **{name: answer[name] for name in names})
-        if answer["rows"] and self.uploads:
+        if answer["rows"] and self.uploads and message["segment"] > self.sent_to:
             self.ready.append([message["segment"], answer["json_bytes"], answer["rows"]])
 
     def _uploaded(self, message: JsonDict, answer: JsonDict, now: datetime) -> None:  # noqa: ARG002 - one shape for all
-        self.ready = [entry for entry in self.ready if not message["first"] <= entry[0] <= message["last"]]
+        self.sent_to = answer["last"] if answer.get("last", -1) >= 0 else message["last"]
+        self.ready = [entry for entry in self.ready if entry[0] > self.sent_to]
         if self.sending is not None:
-            self.sending = [message["last"] + 1, self.sending[1]]
+            self.sending = [self.sent_to + 1, self.sending[1]]
         names = ("accepted", "dead_lettered", "possibly_repeated", "requests", "bytes_sent")
         if self.lane == TOMBSTONE_LANE:
             self._count(deleted=answer["accepted"], requests=answer["requests"], bytes_sent=answer["bytes_sent"])
