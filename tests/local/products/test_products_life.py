@@ -181,6 +181,21 @@ def test_pages_of_a_later_day_are_cut_from_the_same_bytes(key: tuple[str, str]) 
         assert json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False).encode() == text
 
 
+@ALL
+def test_ids_stay_unique_when_an_inventory_grows_many_times_over(key: tuple[str, str]) -> None:
+    stream = Inventory(600, 6000, created=1.0, deleted=0, day=6).stream(*key)
+    assert len(set(stream.ids())) == stream.count > 6 * Inventory(600, 6000).count(*key)
+
+
+def test_what_is_created_is_never_an_asset_that_findings_named_as_not_exported() -> None:
+    inventory = Inventory(400, 2000, tenable_orphan_share=0.2, big_output_share=0, created=1.0, day=2)
+    first_day = inventory.on(0)
+    named = {key.split("/")[0] for key in first_day.ids("tenable_io", "findings_vulns")}
+    orphans = named - {*first_day.ids("tenable_io", "assets")}
+    assert orphans
+    assert not orphans & {*inventory.ids("tenable_io", "assets")}
+
+
 @pytest.mark.parametrize("product", ["cycognito", "tenable_io"])
 def test_findings_go_with_their_assets_but_for_a_few_orphans(product: str) -> None:
     inventory = Inventory(3000, 9000, orphan_share=0, tenable_orphan_share=0, big_output_share=0, deleted=0.05)
