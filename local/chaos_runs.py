@@ -107,7 +107,7 @@ class Ground:
     def run(self, seed: int, source: str) -> Verdict:
         """Load a source under that seed's chaos and compare."""
         stack = self.stack
-        stack.parts["app"].stop()
+        stack.parts["app"].stop()  # before its simulators forget their jobs
         stack.journal, stack.chaos = stack.directory / f"journal-{source}-{seed}.db", seed
         stack.most_restarts, stack.restarts = MOST_KILLS, 0
         self._control("products", "reset", {})

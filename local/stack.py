@@ -183,6 +183,8 @@ class Stack:
         before = self.parts.get("app")
         port = (before and urlsplit(before.url).port) or 0
         while True:
+            if "app" in self.parts:
+                self.parts["app"].stop()
             self._spawn(
                 "app", ["local.durable", str(ROOT), "--port", str(port), *self._app_options()], self._environment()
             )
@@ -301,8 +303,6 @@ class Stack:
         for part in list(self.parts.values()):
             if part.name == "app" and self._revivable(part):
                 self.restarts += 1
-                if part.process.stdout is not None:
-                    part.process.stdout.close()
                 self.start_app()
             else:
                 part.check()

@@ -2,6 +2,7 @@
 
 Every table of the contract exists with all its columns, rows or no rows. A string is never null (KQL has no null string), a dynamic column is
 JSON (what duckdb-kql takes for dynamic: `has`, `mv-expand`, `set_has_element` and `tostring` all work on it), a time is UTC.
+The functions of sentinel/content are known as they are in the checkout, beside those that were saved with the workspace.
 What duckdb-kql cannot run it refuses; it never approximates.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from local.sentinel.timespan import Interval
+from sentinel.content import functions
 from sentinel.tables import TABLES, Table
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ class Workspace:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._shapes: dict[Path, tuple[frozenset[str], frozenset[str]]] = {}
         self._viewed: object = None
+        self._content = {function.name: function.declaration for function in functions()}
         self._functions: dict[str, str] = {}
+        self._parsed: dict[None, Any] | None = None
         saved = self._functions_path
         if saved.exists():
             for name, text in json.loads(saved.read_text()).items():
@@ -92,6 +96,7 @@ class Workspace:
             raise QueryError("SyntaxError", str(error)) from error
         with self._lock:
             self._functions[name] = text
+            self._parsed = None
             self.directory.mkdir(parents=True, exist_ok=True)
             unfinished = self._functions_path.with_suffix(".tmp")
             unfinished.write_text(json.dumps(self._functions, indent=1))
@@ -116,7 +121,7 @@ class Workspace:
                     kql,
                     query_now=now or datetime.now(UTC),
                     allow_write=False,
-                    functions=list(self._functions.values()),
+                    functions=self._parse_functions(),
                 )
                 if relation is None:
                     raise QueryError("SyntaxError", "the query gives no table")
@@ -130,6 +135,14 @@ class Workspace:
             except (duckdb_kql.KqlError, duckdb.Error, ValueError) as error:
                 raise QueryError("SemanticError", str(error)) from error
         return _result(names, kinds, rows)
+
+    def _parse_functions(self) -> dict[None, Any]:
+        """Every function, parsed once: that takes longer than most queries."""
+        if self._parsed is None:
+            from duckdb_kql.stored_functions import parse_functions
+
+            self._parsed = parse_functions([*(self._content | self._functions).values()])
+        return self._parsed or {}
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
