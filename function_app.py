@@ -13,7 +13,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -262,15 +262,25 @@ def _request(body: Any) -> contracts.LoadRequest:
     return contracts.LoadRequest(run_id, source, mode, now.isoformat(timespec="microseconds"), streams, allow_deletes)
 
 
-def _resumed(request: contracts.LoadRequest) -> contracts.LoadRequest:
-    """The request as the run that it takes up: the last one of the source, if that failed, was cancelled or never ended, and is not old.
+def _placed(request: contracts.LoadRequest, *, fresh: bool = False) -> contracts.LoadRequest:
+    """The request at its place among the source's runs: after the last complete one, or as the run that it takes up: the last one of the source, if that failed, was cancelled or never ended, and is not old.
 
     Everything that a run stages and sends has a name that follows from the run, so taking it up is starting it under its own name.
     """
-    from staging import current_name
+    from staging import current_name, watermark_name
 
+    mark = _staging().find_json(watermark_name(request.source))
+    if mark is not None and mark["up_to"] >= request.started_at:
+        # The clock has jumped back: rows of the past would lose against those that are there.
+        begun = datetime.fromisoformat(mark["up_to"]) + timedelta(milliseconds=1)
+        request = dataclasses.replace(request, started_at=begun.isoformat(timespec="microseconds"))
     last = _staging().find_json(current_name(request.source))
-    if last is None or not last["resumable"] or (last["mode"], last["streams"]) != (request.mode, request.streams):
+    if (
+        fresh
+        or last is None
+        or not last["resumable"]
+        or (last["mode"], last["streams"]) != (request.mode, request.streams)
+    ):
         return request
     age = datetime.fromisoformat(request.started_at) - datetime.fromisoformat(last["started_at"])
     if not 0 <= age.total_seconds() <= _settings().resume_within_s:
@@ -320,7 +330,7 @@ async def start_load(req: func.HttpRequest, client: df.DurableOrchestrationClien
     except Stop as error:
         return _refusal(400, error.reason, error.remedy)
     try:
-        request = await asyncio.to_thread(_resumed, request) if not _fresh(req) else request
+        request = await asyncio.to_thread(_placed, request, fresh=_fresh(req))
     except CaasmError as error:
         return _refusal(503, error.reason, error.remedy)
     running = await _start(client, request)
@@ -404,7 +414,7 @@ async def cancel_load(req: func.HttpRequest, client: df.DurableOrchestrationClie
 
 async def _scheduled(client: df.DurableOrchestrationClient, mode: str) -> None:
     for source in _settings().scheduled:
-        request = await asyncio.to_thread(_resumed, _request({"source": source, "mode": mode}))
+        request = await asyncio.to_thread(_placed, _request({"source": source, "mode": mode}))
         running = await _start(client, request)
         if running is not None:
             log.warning("scheduled load left out: the source is being loaded", extra={"source": source, "run": running})

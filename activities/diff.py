@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import io
 from datetime import datetime
+from typing import Final
 
 import polars as pl
 
 from activities.deps import Deps, source_of
 from activities.index import SCHEMA, base_of, within
 from activities.transform import frame_bytes
-from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run
+from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
 from staging import watermark_name
 from transforms.rows import schema
 
-_ROW = {"lane": pl.Int32(), "segment": pl.Int32(), "row": pl.UInt32()}
+NO_HASH: Final = 0
+"""The hash of a key whose row is not sure; a real one is 0 once in 10^19."""
+
+_ROW: Final = {"lane": pl.Int32(), "segment": pl.Int32(), "row": pl.UInt32()}
 
 
 def diff(request: DiffRequest, deps: Deps) -> DiffResult:
@@ -34,6 +38,11 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     found = _found(request, deps, run)
     last = found.unique("key", keep="last", maintain_order=True)
     watermark = deps.staging.find_json(watermark_name(run.source)) if run.base else None
+    if (watermark or {}).get("run_id") != run.base:
+        raise Stop(
+            "another load of this source was committed meanwhile",
+            "start the load again: it then compares with that one",
+        )
     base = base_of(deps.staging, run.source, request.stream, watermark, request.part, request.parts)
     judged = last.join(base.select("key", was="hash"), on="key", how="left")
     created = pl.col("was").is_null()
@@ -62,7 +71,11 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     verdicts = judged.filter(created | updated).select(*_ROW)
     deps.staging.create(names.verdicts(request.stream, request.part), frame_bytes(verdicts), {"rows": verdicts.height})
     deps.staging.create(names.gone(request.stream, request.part), frame_bytes(gone), {"keys": gone.height})
-    current = last.select("key", "part", "hash", missing=pl.lit(0, pl.UInt8))
+    # Two versions of a key in one run carry the same time, and a reader may see either: the next delta sends it once more.
+    unsure = found.group_by("key").agg(unsure=pl.col("hash").n_unique() > 1)
+    hashed = pl.when(~pl.col("unsure")).then(pl.col("hash")).otherwise(pl.lit(NO_HASH, pl.UInt64))
+    placed = last.join(unsure, on="key", how="left", maintain_order="left")
+    current = placed.select("key", "part", hash=hashed, missing=pl.lit(0, pl.UInt8))
     if not request.whole:
         # What a partial export does not name is still there.
         current = pl.concat([current, base.join(last.select("key"), on="key", how="anti")])
