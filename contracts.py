@@ -149,7 +149,7 @@ class Plan(Message):
     """What `open_run` decided: the run, its lanes, the records that the source promises per stream (None: it does not say), budgets.
 
     `known`: per stream, the keys of the index that the run is compared with. `streams`: per stream how its export is to be taken:
-    `whole` (it gives everything there is) and `proven` (its paging cannot skip a record unseen).
+    `whole` (it gives everything there is), `stability` (of its paging), `table`.
     """
 
     run: JsonDict
@@ -174,7 +174,10 @@ class ExportRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class ExportResult(Message):
-    """What one export did. `staged` False: nothing was there to stage yet and `wait_s` says when to look again; the segment is not used up."""
+    """What one export did. `staged` False: nothing was there to stage yet and `wait_s` says when to look again; the segment is not used up.
+
+    `cut_short`: the lane ended before its data did.
+    """
 
     cursor: JsonDict
     staged: bool
@@ -185,6 +188,7 @@ class ExportResult(Message):
     failed_pages: int = 0
     wait_s: float = 0.0
     total: int | None = None
+    cut_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ import json
 import re
 from typing import Any
 
-from activities.deps import Deps, source_of
+from activities.deps import Deps
 from contracts import JsonDict, Run, Stop
 from sentinel import packing
 from sentinel.ingestion import Part, Sent
 from sentinel.tables import RUNS
+from sources.registry import SOURCES
 from staging import Names
 
 
@@ -25,8 +26,8 @@ def announce(manifest: JsonDict, deps: Deps) -> None:
     if deps.staging.exists(mark):
         return
     lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows(manifest, deps)).encode()
-    chunks, _ = packing.cut(lines, deps.budgets.body_limit_bytes)
-    refused: list[str] = []
+    chunks, oversize = packing.cut(lines, deps.budgets.body_limit_bytes)
+    refused = [f"a row of {chunk.end - chunk.start} bytes fits into no request" for chunk in oversize]
     for destination in deps.destinations:
         sender = deps.sender(destination, RUNS.name, run)
         sender.cancelled = lambda: False  # a run that was cancelled is announced too
@@ -47,7 +48,7 @@ def announce(manifest: JsonDict, deps: Deps) -> None:
 
 def rows(manifest: JsonDict, deps: Deps) -> list[dict[str, Any]]:
     """The rows of CAASM_Runs_CL as JSON objects, without fields that have no value."""
-    source = source_of(manifest["source"])
+    source = SOURCES.get(manifest["source"])
     streams: dict[str, JsonDict] = manifest["streams"] or {"": {}}
     counts = [column.name for column in RUNS.columns if column.type == "long"]
     made = []
@@ -56,9 +57,10 @@ def rows(manifest: JsonDict, deps: Deps) -> list[dict[str, Any]]:
             "TimeGenerated": deps.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "RunStreamId": f"{manifest['run_id']}/{name}",
             "RunId": manifest["run_id"],
-            "EntityVendor": source.vendor,
-            "EntityProduct": source.product,
-            "SourceName": source.name,
+            # A run of a source that there is not fails, and is announced like any other.
+            "EntityVendor": source.vendor if source is not None else None,
+            "EntityProduct": source.product if source is not None else None,
+            "SourceName": manifest["source"],
             "SourceStream": name or None,
             "RunMode": manifest["mode"],
             "RunStatus": manifest["status"],

@@ -10,6 +10,7 @@ from typing import Final
 
 from activities.announce import announce
 from activities.deps import Deps, source_of
+from activities.index import DROPPED, KEPT
 from activities.ledger import COUNTS, StreamLedger, compute
 from activities.orphans import count_orphans
 from contracts import CloseRequest, JsonDict, Plan, Run
@@ -34,22 +35,10 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     for stream, sums in request.diffs.items():
         for name in ("duplicates", "created", "updated"):
             setattr(ledgers[stream], name, sums[name])
-    reasons = [*request.reasons]
-    for stream, ledger in ledgers.items():
-        reasons += ledger.gaps(stream)
-        ended = sum(lane["stream"] == stream for lane in lanes)
-        if ledger.finished_lanes != ended:
-            reasons.append(
-                f"{stream}: {ended - ledger.finished_lanes} of {ended} lanes did not reach the end of their data"
-            )
-        counted = request.counts.get(stream, {})
-        for name in ("exported", "accepted"):
-            if name in counted and counted[name] != getattr(ledger, name):
-                reasons.append(
-                    f"{stream}: the lanes counted {counted[name]} {name}, the blobs say {getattr(ledger, name)}"
-                )
+        ledgers[stream].tombstones = 0 if sums["gone_rule"] == KEPT else sums["tombstones"]
+    reasons = [*request.reasons, *_gaps(request, ledgers, lanes)]
     status = FAILED if request.failed or plan is None else INCOMPLETE if reasons else COMPLETE
-    if status == COMPLETE and not _commit(request, deps, run, ledgers):
+    if status == COMPLETE and not _commit(request, deps, run):
         status = INCOMPLETE
         reasons.append(
             "another load of this source was committed meanwhile: this one compared with what no longer counts"
@@ -75,23 +64,49 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     if status != FAILED:
         # What is incomplete would stay so; what failed or was cancelled can be taken up where it stands.
         deps.staging.put_json(current_name(run.source), {"run_id": run.run_id, "resumable": False}, {})
+    notes = len(manifest["notes"])
     announce(manifest, deps)
+    if len(manifest["notes"]) > notes:
+        deps.staging.put_json(names.manifest, manifest, headline)
     return manifest
 
 
-def _commit(request: CloseRequest, deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> bool:
+def _gaps(request: CloseRequest, ledgers: dict[str, StreamLedger], lanes: list[JsonDict]) -> list[str]:
+    """Where the ledgers do not add up, lanes did not end, or their own counts are others."""
+    found = []
+    for stream, ledger in ledgers.items():
+        found += ledger.gaps(stream)
+        lanes_of = sum(lane["stream"] == stream for lane in lanes)
+        if ledger.finished_lanes != lanes_of:
+            found.append(
+                f"{stream}: {lanes_of - ledger.finished_lanes} of {lanes_of} lanes did not reach the end of their data"
+            )
+        counted = request.counts.get(stream, {})
+        for name in ("exported", "accepted"):
+            if name in counted and counted[name] != getattr(ledger, name):
+                found.append(
+                    f"{stream}: the lanes counted {counted[name]} {name}, the blobs say {getattr(ledger, name)}"
+                )
+    return found
+
+
+def _keys(sums: JsonDict, *, whole: bool) -> int:
+    """The keys that the run's index has for the next one: what it found, and what it did not find and keeps."""
+    if not whole:
+        return int(sums["known"] + sums["created"])
+    kept = {DROPPED: 0, KEPT: sums["gone"]}.get(sums["gone_rule"], sums["gone"] - sums["tombstones"])
+    return int(sums["keys"] + kept)
+
+
+def _commit(request: CloseRequest, deps: Deps, run: Run) -> bool:
     """Move the watermark, by one conditional write; False when it is no longer the one that the run was compared with.
 
-    A load of some streams says nothing about the others and moves nothing; nor does one whose clock stood before the last one's.
+    A load of which some streams were not compared says nothing about them and moves nothing; nor does one whose clock stood before the last one's.
     """
-    if set(ledgers) != {stream.name for stream in source_of(run.source).streams}:
+    if set(request.diffs) != {stream.name for stream in source_of(run.source).streams}:
         return True
     streams = {
-        name: {
-            "parts": sums["parts"],
-            "gone_rule": sums["gone_rule"],
-            "keys": sums["keys"] if run.since is None else max(sums["keys"], sums["known"]),
-        }
+        name: {"parts": sums["parts"], "gone_rule": sums["gone_rule"], "keys": _keys(sums, whole=run.since is None)}
         for name, sums in request.diffs.items()
     }
     raced = False

@@ -139,9 +139,10 @@ def _stage(
         failed_pages=len(segment.failed),
         wait_s=wait_s,
         total=segment.total,
+        cut_short=bool(problem),
     )
     # Reasons are for the ledger, which reads summaries; they do not travel through the orchestration's history.
-    summary = result.to_wire() | {"reasons": dict(reasons.most_common(5)), "cut_short": bool(problem)}
+    summary = result.to_wire() | {"reasons": dict(reasons.most_common(5))}
     table = pa.Table.from_batches(segment.pages, RAW_SCHEMA)
     return ExportResult.from_wire(deps.staging.create(name, parquet(table), summary))
 

@@ -36,12 +36,16 @@ def within(part: int, parts: int) -> pl.Expr:
     return above if high == SPAN else above & (column < pl.lit(high, pl.UInt64))
 
 
-def base_of(staging: Staging, base: Names, stream: str, of: JsonDict | None, part: int, parts: int) -> pl.DataFrame:
-    """The base index's keys of a part, whatever the number of parts it was written in; `of`: what the watermark said of the stream."""
+def base_of(
+    staging: Staging, source: str, stream: str, watermark: JsonDict | None, part: int, parts: int
+) -> pl.DataFrame:
+    """The base index's keys of a part, whatever the number of parts it was written in."""
     frames = [pl.DataFrame(schema=SCHEMA)]
-    if of is not None:
+    if watermark is not None and stream in watermark.get("streams", {}):
+        of = watermark["streams"][stream]
+        names = Names(source, watermark["run_id"])
         frames += [
-            frame.filter(within(part, parts)) for frame in _parts(staging, base, stream, of, part=part, parts=parts)
+            frame.filter(within(part, parts)) for frame in _parts(staging, names, stream, of, part=part, parts=parts)
         ]
     return pl.concat(frames)
 

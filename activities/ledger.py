@@ -1,7 +1,8 @@
 """The ledger of a run: what was exported, what became of it, and whether it adds up.
 
 Invariant: it is computed from the summaries of the blobs that exist, never from what somebody meant to do; in records,
-exported = staged = flattened + rejected + filtered; in rows, rows = accepted + dead-lettered + unchanged. A ledger that does not add up says where.
+exported = staged = flattened + rejected + filtered; in rows, rows = accepted + dead-lettered + unchanged; in tombstones, those that the run decided on (the
+comparison says how many) = accepted + dead-lettered. A ledger that does not add up says where.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class StreamLedger:
     created: int = 0
     updated: int = 0
     tombstones: int = 0
+    tombstones_refused: int = 0
     pages: int = 0
     failed_pages: int = 0
     unknown_severity: int = 0
@@ -81,8 +83,10 @@ class StreamLedger:
         answered = self.accepted + self.dead_lettered + self.unchanged
         if self.rows != answered:
             found.append(f"{stream}: {self.rows} rows, {answered} accepted, dead-lettered or unchanged")
-        if self.deleted and self.deleted != self.tombstones:
-            found.append(f"{stream}: {self.tombstones} tombstones, {self.deleted} accepted")
+        if self.tombstones != self.deleted + self.tombstones_refused:
+            found.append(
+                f"{stream}: {self.tombstones} tombstones, {self.deleted + self.tombstones_refused} accepted or dead-lettered"
+            )
         if self.failed_pages:
             found.append(f"{stream}: {self.failed_pages} pages could not be read; what they held is not known")
         return found
@@ -131,8 +135,7 @@ def _add_tombstones(ledger: StreamLedger, kind: str, summary: JsonDict) -> None:
         traffic = ("dead_lettered", "possibly_repeated", "requests", "chunks", "bytes_sent", "bytes_wire")
         _add(ledger, summary, {"accepted": "deleted", **{name: name for name in traffic}})
         ledger.rows += summary["dead_lettered"]
-    elif kind == "rows":
-        ledger.tombstones += summary["tombstones"]
+        ledger.tombstones_refused += summary["dead_lettered"]
 
 
 def _add(ledger: StreamLedger, summary: JsonDict, counts: dict[str, str]) -> None:

@@ -93,7 +93,7 @@ def _streams(source: Source, wanted: list[str]) -> list[Stream]:
 def _mode(run: Run, streams: list[Stream], watermark: JsonDict | None) -> tuple[Run, list[str]]:
     """The run as it will really be: a delta needs a complete run to compare with; what the source cannot filter is exported whole."""
     indexed = (watermark or {}).get("streams", {})
-    base = watermark["run_id"] if watermark is not None and indexed else None
+    base = watermark["run_id"] if watermark is not None else None
     full = Run(run.run_id, run.source, "full", run.started_at, None, base)
     if run.mode != "delta":
         return full, []

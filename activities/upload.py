@@ -104,8 +104,9 @@ def _pack(request: UploadRequest, deps: Deps) -> _Pack:
     for segment in range(request.first, request.last + 1):
         name = names.rows(request.stream, request.lane, segment)
         if wanted is not None:
-            staged += (deps.staging.summary(name) or {})["rows"]
-            if segment not in wanted:
+            summary = deps.staging.summary(name)
+            staged += summary["rows"] if summary is not None else 0
+            if segment not in wanted and summary is not None:
                 continue
         frame = pl.read_parquet(io.BytesIO(deps.staging.read(name)))
         frame = frame if wanted is None else frame[wanted[segment]]

@@ -69,13 +69,19 @@ def _doubt(of: JsonDict, lanes: list[LaneState], sums: dict[str, int], *, counte
     """Why the run may not have seen every record of the stream, or an empty text."""
     if not of["whole"]:
         return "only what has changed was exported"
-    for count, what in (("failed_pages", "pages could not be read"), ("rejected", "records were rejected")):
+    troubles = {
+        "cut_short": "lanes did not reach the end of their data",
+        "failed_pages": "pages could not be read",
+        "rejected": "records were rejected",
+    }
+    for count, what in troubles.items():
         number = sum(lane.counts.get(count, 0) for lane in lanes)
         if number:
             return f"{number} {what}"
     if of["stability"] == "counted" and not counted:
         return "the source's total moved while it was read, or is not what came"
-    if of["stability"] == "none" and sums["duplicates"]:
+    if of["stability"] != "snapshot" and sums["duplicates"]:
+        # A record that came twice took the place of one that did not come, also where the total is right.
         return f"{sums['duplicates']} records came twice: the inventory moved while it was read"
     return ""
 

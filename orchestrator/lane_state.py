@@ -195,6 +195,7 @@ class LaneState:
             self.transforming.append(message["segment"])
             self.segment = message["segment"] + 1
             self._count(exported=answer["records"], bytes=answer["bytes"], failed_pages=answer["failed_pages"])
+            self._count(cut_short=int(answer.get("cut_short", False)))
         if answer["wait_s"] > 0:
             self.holds[EXPORT] = _later(now, answer["wait_s"])
 

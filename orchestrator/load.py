@@ -71,9 +71,8 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
             broken += 1
             if broken > BROKEN_TURNS:
                 states = [{**state, "failed": True} for state in states]
-                return (
-                    yield from _close(context, request, plan, states, [f"the orchestration broke: {str(error)[:300]}"])
-                )
+                told = [f"the orchestration broke: {str(error)[:300]}"]
+                return (yield from _close(context, request, plan, states, told, work.get("diffs")))
             # Whatever broke it gets time to recover; without it six turns would be over in a second.
             yield context.create_timer(context.current_utc_datetime + timedelta(seconds=SHORT_WAITS_S[broken]))
         turn += 1
