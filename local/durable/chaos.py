@@ -41,11 +41,11 @@ class Rates:
     `delay`: the completion comes late. `kill`: the process ends before it, within `kill_s` of its start, or before its completion is stored.
     """
 
-    repeat: float = 0.10
+    repeat: float = 0.15
     twins: float = 0.10
-    lose: float = 0.05
-    delay: float = 0.10
-    kill: float = 0.04
+    lose: float = 0.08
+    delay: float = 0.20
+    kill: float = 0.08
     delay_s: Span = (0.0, 2.0)
     visibility_s: Span = (1.0, 3.0)
     kill_s: Span = (0.002, 0.5)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import local.stack
 from local.chaos_runs import Ground
 from local.products.synthetic import Inventory
 from local.sentinel.query import Workspace
+from local.stack import Stack, StackError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +40,14 @@ def test_a_run_under_chaos_ends_complete_and_right(ground: Ground, source: str, 
     assert verdict.problems == []
     assert verdict.chaos["kills"] == ground.stack.restarts > 0
     assert verdict.chaos["repeats"] > 0
+
+
+def test_a_directory_that_is_in_use_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stacks on one directory would write over each other's blobs and journal."""
+    monkeypatch.setattr(local.stack, "WAIT_S", 0.2)
+    second = Stack(ground.stack.directory, None, source_url="http://127.0.0.1:1")
+    with pytest.raises(StackError, match="in use by another command"), second:
+        pytest.fail("it started")
 
 
 def test_the_command_goes_on_after_it_was_killed(tmp_path: Path) -> None:
