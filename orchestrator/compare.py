@@ -24,7 +24,7 @@ _SUMMED: Final = ("rows", "keys", "duplicates", "created", "updated", "unchanged
 
 
 def compare(
-    context: DurableOrchestrationContext, plan: Plan, states: list[JsonDict], *, allow_deletes: bool
+    context: DurableOrchestrationContext, plan: Plan, states: list[JsonDict], shown: JsonDict, *, allow_deletes: bool
 ) -> Generator[Any, Any, tuple[list[JsonDict], JsonDict]]:
     """The lanes' states with what they have to send now, and the comparison: {streams: {name: sums, parts, gone_rule}, notes}."""
     policy = Policy.from_wire(plan.policy)
@@ -40,7 +40,7 @@ def compare(
         sums = dict.fromkeys(_SUMMED, 0)
         for part in range(parts):
             message = DiffRequest(plan.run, name, part, parts, whole=of["whole"], proven=proven)
-            answer = yield from insist(context, DIFF, message.to_wire())
+            answer = yield from insist(context, DIFF, message.to_wire(), shown)
             if "stop" in answer:
                 mine[0].failed = True
                 mine[0].cancelled = bool(answer.get("cancelled"))

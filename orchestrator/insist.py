@@ -19,8 +19,13 @@ SHORT_WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 60
 """How long the run waits between tries of its own activities, half an hour in all; and, from the second on, after broken turns."""
 
 
-def insist(context: DurableOrchestrationContext, name: str, message: JsonDict) -> Generator[Any, Any, JsonDict]:
-    """Call an activity until it answers with a result or a stop; after the last wait its trouble is a stop."""
+def insist(
+    context: DurableOrchestrationContext, name: str, message: JsonDict, shown: JsonDict
+) -> Generator[Any, Any, JsonDict]:
+    """Call an activity until it answers with a result or a stop; after the last wait its trouble is a stop.
+
+    `shown`: the run's custom status, in which the trouble is shown while it is waited for.
+    """
     trouble = ""
     for wait_s in (*SHORT_WAITS_S, 0.0):
         try:
@@ -30,6 +35,7 @@ def insist(context: DurableOrchestrationContext, name: str, message: JsonDict) -
         if "again" not in answer:
             return answer
         trouble = answer["again"]
+        context.set_custom_status({**shown, "trouble": [trouble[:200]]})
         if wait_s:
             delay = timedelta(seconds=min(LONGEST_HOLD_S, max(wait_s, answer["retry_after_s"])))
             yield context.create_timer(context.current_utc_datetime + delay)

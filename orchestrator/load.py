@@ -42,8 +42,9 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
     work: JsonDict = context.get_input()
     request = LoadRequest.from_wire(work["request"])
     if "plan" not in work:
-        context.set_custom_status(status(request, "opening", None, [], context.current_utc_datetime))
-        answer = yield from insist(context, OPEN_RUN, request.to_wire())
+        shown = status(request, "opening", None, [], context.current_utc_datetime)
+        context.set_custom_status(shown)
+        answer = yield from insist(context, OPEN_RUN, request.to_wire(), shown)
         if "stop" in answer:
             return (yield from _close(context, request, None, [], [said(answer)]))
         work = {**work, "plan": answer, "states": [LaneState.start(lane).wire() for lane in answer["lanes"]], "turn": 0}
@@ -56,8 +57,9 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
             failed = any(state["failed"] or state["export_failed"] for state in states)
             if failed or "diffs" in work:
                 return (yield from _close(context, request, plan, states, [], work.get("diffs")))
-            context.set_custom_status(status(request, "comparing", plan, states, context.current_utc_datetime))
-            states, diffs = yield from compare(context, plan, states, allow_deletes=request.allow_deletes)
+            shown = status(request, "comparing", plan, states, context.current_utc_datetime)
+            context.set_custom_status(shown)
+            states, diffs = yield from compare(context, plan, states, shown, allow_deletes=request.allow_deletes)
             work = {**work, "diffs": diffs}
             if all(LaneState.of(state).finished for state in states):
                 return (yield from _close(context, request, plan, states, [], diffs))
@@ -153,8 +155,9 @@ def _close(
         diffs=(diffs or {}).get("streams", {}),
         notes=(diffs or {}).get("notes", []),
     )
-    context.set_custom_status(status(request, "closing", plan, states, context.current_utc_datetime))
-    manifest = yield from insist(context, CLOSE_RUN, message.to_wire())
+    shown = status(request, "closing", plan, states, context.current_utc_datetime)
+    context.set_custom_status(shown)
+    manifest = yield from insist(context, CLOSE_RUN, message.to_wire(), shown)
     if "stop" in manifest:
         reasons.append(said(manifest))
         failed = True

@@ -29,6 +29,16 @@ GRACE_S = 1.0
 log = logging.getLogger("local.durable")
 
 
+class _WithFields(logging.Formatter):
+    """Writes a record's fields (`extra`) behind its message, as Application Insights shows them beside it."""
+
+    _usual = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {name: value for name, value in vars(record).items() if name not in self._usual}
+        return super().format(record) + "".join(f" {name}={value!r}" for name, value in fields.items())
+
+
 def parsed_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m local.durable", description="Run a Durable Functions app locally.")
@@ -76,7 +86,9 @@ def chaos_of(options: argparse.Namespace, journal: Path | None) -> Deliver:
 def main() -> int:
     """Run until told to stop; 0, or 2 when the app cannot be indexed or the port or journal cannot be opened."""
     options = parsed_arguments()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithFields("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("durabletask").setLevel(logging.WARNING)  # it logs every call
     journal = options.journal.resolve() if options.journal else None
     try:
