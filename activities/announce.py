@@ -1,49 +1,61 @@
 """Writes a run's ledger into CAASM_Runs_CL: a row per stream, through the same ingestion path as everything else.
 
-Invariant: it never changes what the run came to. The manifest stands before it is tried; an outage is tried again, a refusal is noted in the manifest. A row that is
-written twice has the same key.
+Invariant: it never changes what a run came to, nor keeps it from ending, and no row is lost: a run waits in `announce/` until its rows are accepted, and every run
+that is closed sends what waits there for its source. Rows that are written twice have the same key.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 from activities.deps import Deps
-from contracts import JsonDict, Run, Stop
+from contracts import JsonDict, Run, Stop, TryAgain
 from sentinel import packing
 from sentinel.ingestion import Part, Sent
 from sentinel.tables import RUNS
 from sources.registry import SOURCES
 from staging import Names
 
+PATIENCE_S: Final = 30.0
+"""How long a closing run tries; its rows can wait for the next one."""
+
 
 def announce(manifest: JsonDict, deps: Deps) -> None:
-    """Send the run's rows, once. Raises TryAgain when the destination is out."""
+    """Send the rows of the run, and those of earlier runs of its source that are still waiting; a note where that could not be done."""
+    waiting = f"announce/{manifest['source']}/"
+    deps.staging.put_json(f"{waiting}{manifest['run_id']}.json", {}, {})
+    for blob in deps.staging.list(waiting):
+        run_id = blob.name.removeprefix(waiting).removesuffix(".json")
+        own = run_id == manifest["run_id"]
+        told = manifest if own else deps.staging.find_json(Names(manifest["source"], run_id).manifest)
+        if told is not None:
+            try:
+                _send(told, deps)
+            except (TryAgain, Stop) as error:
+                manifest["notes"] = [*manifest["notes"], f"{RUNS.name} does not have run {run_id} yet: {error.reason}"]
+                return
+        deps.staging.delete(blob.name)
+
+
+def _send(manifest: JsonDict, deps: Deps) -> None:
     run = Run(manifest["run_id"], manifest["source"], manifest["mode"], manifest["started_at"], manifest["since"])
-    mark = f"{Names(run.source, run.run_id).prefix}announced-{manifest['status']}.json"
-    if deps.staging.exists(mark):
-        return
     lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows(manifest, deps)).encode()
-    chunks, oversize = packing.cut(lines, deps.budgets.body_limit_bytes)
-    refused = [f"a row of {chunk.end - chunk.start} bytes fits into no request" for chunk in oversize]
+    chunks, _ = packing.cut(lines, deps.budgets.body_limit_bytes)
     for destination in deps.destinations:
+        refused: list[str] = []
         sender = deps.sender(destination, RUNS.name, run)
         sender.cancelled = lambda: False  # a run that was cancelled is announced too
+        sender.until = deps.clock() + PATIENCE_S
 
-        def settled(sent: Sent) -> None:
+        def settled(sent: Sent, refused: list[str] = refused) -> None:
             if not sent.accepted:
                 refused.append(sent.reason)
 
-        try:
-            sender.send(lines, [Part(chunk) for chunk in chunks], settled, lambda _: None)
-        except Stop as error:
-            refused.append(error.reason)
-    if refused:
-        manifest["notes"] = [*manifest["notes"], f"{RUNS.name} does not have this run: {refused[0]}"]
-        return
-    deps.staging.create(mark, b"{}", {"rows": len(chunks)})
+        sender.send(lines, [Part(chunk) for chunk in chunks], settled, lambda _: None)
+        if refused:
+            raise Stop(refused[0])
 
 
 def rows(manifest: JsonDict, deps: Deps) -> list[dict[str, Any]]:
