@@ -15,6 +15,8 @@ from contracts import (
     SCHEMA_VERSION,
     Cancelled,
     CloseRequest,
+    DiffRequest,
+    DiffResult,
     ExportRequest,
     ExportResult,
     LanePlan,
@@ -63,11 +65,14 @@ MESSAGES: list[Message] = [
         failed_pages=BIG,
         wait_s=3600.5,
         total=BIG,
+        cut_short=True,
     ),
     TransformRequest(RUN.to_wire(), "vulnerabilities", 63, 99_999),
     TransformResult(BIG, BIG, BIG, BIG, BIG, BIG, BIG, BIG, BIG),
-    UploadRequest(RUN.to_wire(), "vulnerabilities", 63, 99_968, 99_999),
+    UploadRequest(RUN.to_wire(), "vulnerabilities", 63, 99_968, 99_999, verdicts=True),
     UploadResult(BIG, BIG, BIG, BIG, BIG, BIG, BIG, BIG),
+    DiffRequest(RUN.to_wire(), "vulnerabilities", 9_998, 9_999, whole=True, proven=False),
+    DiffResult(BIG, BIG, BIG, BIG, BIG, BIG, BIG, BIG, BIG),
 ]
 LARGER: list[Message] = [
     Plan(

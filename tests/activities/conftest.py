@@ -17,16 +17,21 @@ from azure.monitor.ingestion import LogsIngestionClient
 
 from activities.close_run import close_run
 from activities.deps import Budgets, Deps, Destination, source_of
+from activities.diff import diff
 from activities.export import export
 from activities.open_run import open_run
 from activities.transform import transform
 from activities.upload import upload
 from contracts import (
+    TOMBSTONE_LANE,
     CloseRequest,
+    DiffRequest,
+    DiffResult,
     ExportRequest,
     ExportResult,
     JsonDict,
     LoadRequest,
+    Plan,
     Policy,
     Run,
     TransformRequest,
@@ -99,6 +104,7 @@ class Bench:
     sink: Recorded
     simulator: Simulator | None
     readers: dict[str, Reader]
+    diffs: dict[str, JsonDict] = field(default_factory=dict)
 
     @property
     def names(self) -> Names:
@@ -120,11 +126,35 @@ class Bench:
     def transform(self, stream: str, segment: int = 0, lane: int = 0) -> TransformResult:
         return transform(TransformRequest(self.run.to_wire(), stream, lane, segment), self.deps)
 
-    def upload(self, stream: str, first: int = 0, last: int = 0, lane: int = 0) -> UploadResult:
-        return upload(UploadRequest(self.run.to_wire(), stream, lane, first, last), self.deps)
+    def upload(
+        self, stream: str, first: int = 0, last: int = 0, lane: int = 0, *, verdicts: bool = False
+    ) -> UploadResult:
+        return upload(UploadRequest(self.run.to_wire(), stream, lane, first, last, verdicts), self.deps)
+
+    def diff(
+        self, stream: str, part: int = 0, parts: int = 1, *, whole: bool = True, proven: bool = True
+    ) -> DiffResult:
+        return diff(DiffRequest(self.run.to_wire(), stream, part, parts, whole, proven), self.deps)
+
+    def compare(self, plan: Plan, parts: int = 1, rule: str | None = None) -> None:
+        """Compare every stream, as orchestrator/compare.py does when there is no doubt, or with the rule that is given."""
+        for name, of in plan.streams.items():
+            proven = of["stability"] != "none"
+            results = [
+                self.diff(name, part, parts, whole=of["whole"], proven=proven).to_wire() for part in range(parts)
+            ]
+            sums = {key: sum(result[key] for result in results) for key in results[0] if key != "v"}
+            usual = "kept" if not of["whole"] else "dropped" if proven else "suspects"
+            self.diffs[name] = {**sums, "parts": parts, "gone_rule": rule or usual}
+
+    def bury(self) -> None:
+        """Send the tombstones that the comparison decided on."""
+        for name, of in self.diffs.items():
+            if of["tombstones"] and of["gone_rule"] != "kept":
+                self.upload(name, 0, of["parts"] - 1, TOMBSTONE_LANE)
 
     def close(self, counts: Any = None, **more: Any) -> JsonDict:
-        given = {"reasons": [], "failed": False, "cancelled": False, **more}
+        given = {"reasons": [], "failed": False, "cancelled": False, "diffs": self.diffs, **more}
         return close_run(CloseRequest(self.run.to_wire(), counts or {}, **given), self.deps)
 
     def lane(self, stream: str, lane: int, cursor: JsonDict) -> list[ExportResult]:
@@ -140,13 +170,21 @@ class Bench:
                 return results
         raise AssertionError("the lane does not end")
 
-    def load(self, mode: str = "full", streams: list[str] | None = None) -> JsonDict:
+    def load(
+        self, mode: str = "full", streams: list[str] | None = None, *, parts: int = 1, rule: str | None = None
+    ) -> JsonDict:
         """A whole run; its manifest."""
         plan = self.open(mode, streams)
-        for lane in plan.lanes:
-            segments = self.lane(lane["stream"], lane["lane"], lane["cursor"])
-            self.upload(lane["stream"], 0, len(segments) - 1, lane["lane"])
+        self.ship(plan, parts=parts, rule=rule)
         return self.close(expected=plan.expected)
+
+    def ship(self, plan: Plan, *, parts: int = 1, rule: str | None = None) -> None:
+        """All of a run between its opening and its closing."""
+        segments = [len(self.lane(lane["stream"], lane["lane"], lane["cursor"])) for lane in plan.lanes]
+        self.compare(plan, parts, rule)
+        for lane, count in zip(plan.lanes, segments, strict=True):
+            self.upload(lane["stream"], 0, count - 1, lane["lane"], verdicts=self.run.mode == "delta")
+        self.bury()
 
     def stage(self, stream: str, records: list[bytes], segment: int = 0, *, exhausted: bool = True) -> None:
         """A raw segment as an export would have staged it."""

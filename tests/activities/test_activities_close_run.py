@@ -43,10 +43,16 @@ def test_a_complete_run_adds_up_and_moves_the_watermark(bench: Any, ingestion: A
         assert emulator.kql(query).json()["tables"][0]["rows"] == [[count]]
     assert run.staging.find_json(run.names.manifest) == manifest
     assert run.staging.summary(run.names.manifest)["totals"] == totals
-    mark = {"v": 1, "run_id": run.run.run_id, "up_to": run.run.started_at, "mode": "full"}
+    streams = {
+        "assets": {"parts": 1, "gone_rule": "dropped", "keys": 40},
+        "vulnerabilities": {"parts": 1, "gone_rule": "dropped", "keys": 60},
+    }
+    mark = {"v": 1, "run_id": run.run.run_id, "up_to": run.run.started_at, "mode": "full", "streams": streams}
     assert watermark(run) == mark
-    assert manifest["requests"] == len(run.sink.posted)
-    assert manifest["bytes_sent"] == sum(map(len, run.sink.posted))
+    *of_tables, of_runs = run.sink.posted
+    assert manifest["requests"] == len(of_tables)
+    assert manifest["bytes_sent"] == sum(map(len, of_tables))
+    assert [row["SourceStream"] for row in json.loads(of_runs)] == ["assets", "vulnerabilities"]
 
 
 def test_closing_twice_gives_the_same(bench: Any) -> None:
@@ -175,7 +181,7 @@ def test_a_run_of_some_streams_moves_no_watermark(bench: Any) -> None:
 
 
 def test_a_watermark_that_somebody_replaced_meanwhile_is_looked_at_again(bench: Any) -> None:
-    """The conditional write is refused, the manifest is there, and the next call decides anew."""
+    """The conditional write is refused; the next call sees that the race is lost, and leaves the winner's."""
     run = bench("device42", INVENTORY)
     run.load()
     other = bench("device42", INVENTORY, started_at="2026-11-21T10:00:00.000000+00:00")
@@ -201,10 +207,12 @@ def test_a_watermark_that_somebody_replaced_meanwhile_is_looked_at_again(bench: 
     with pytest.raises(TryAgain, match="replaced by another run"):
         other.load()
     assert real.find_json(name)["run_id"] == "faster"
-    assert real.find_json(other.names.manifest)["status"] == "complete"
     other.deps = alive
-    other.close()
-    assert real.find_json(name)["run_id"] == other.run.run_id
+    manifest = other.close()
+    assert manifest["status"] == "incomplete"
+    assert "another load of this source was committed meanwhile" in manifest["reasons"][0]
+    assert real.find_json(other.names.manifest) == manifest
+    assert real.find_json(name)["run_id"] == "faster"
 
 
 def orphans_by_hand(run: Any, asset_streams: list[str], finding_stream: str) -> int:

@@ -76,25 +76,48 @@ def test_a_source_that_is_out_is_tried_again_and_one_that_is_not_there_stops(
 
 
 def test_a_delta_without_a_complete_run_becomes_full_and_says_so(bench: Any) -> None:
-    """Also where the product cannot say what has changed."""
+    """Also where the product cannot say what has changed, and where the last complete run left no index."""
     run = bench("tenable", INVENTORY)
     plan = run.open("delta")
     assert (plan.run["mode"], plan.run["since"]) == ("full", None)
-    assert plan.notes == ["delta became full: no complete run to start from"]
+    assert plan.notes == ["delta became full: no complete run to compare with"]
     other = bench("device42", INVENTORY)
+    mark = {"v": 1, "run_id": "older", "up_to": "2026-11-19T10:00:00.000000+00:00", "mode": "full"}
+    other.staging.swap_json(watermark_name("device42"), lambda _: mark)
     plan = other.open("delta")
-    assert plan.run["mode"] == "full"
-    assert plan.notes == ["delta became full: device42 cannot say what has changed"]
+    assert (plan.run["mode"], plan.run["since"], plan.run["base"]) == ("full", None, "older")
+    assert (plan.notes, plan.known) == (["delta became full: no complete run to compare with"], {})
+
+
+def test_a_delta_of_a_source_that_cannot_say_what_has_changed_is_exported_whole(bench: Any) -> None:
+    """It stays a delta: what has changed is found by comparing. Nothing is sent as it is exported."""
+    run = bench("device42", INVENTORY)
+    of = {"parts": 2, "gone_rule": "dropped", "keys": 40}
+    mark = {"v": 1, "run_id": "earlier", "up_to": "2026-11-19T10:00:00.000000+00:00", "streams": {"devices": of}}
+    run.staging.swap_json(watermark_name("device42"), lambda _: mark)
+    plan = run.open("delta")
+    assert (plan.run["mode"], plan.run["since"], plan.run["base"]) == ("delta", None, "earlier")
+    assert plan.known == {"devices": 40}
+    assert plan.streams == {"devices": {"whole": True, "stability": "counted", "table": "CAASM_Assets_CL"}}
+    assert [lane["uploads"] for lane in plan.lanes] == [False] * len(plan.lanes)
 
 
 def test_a_delta_begins_an_hour_before_the_watermark(bench: Any) -> None:
     """Both the run and the lanes have it; a clock that stands before the watermark waits."""
     run = bench("tenable", INVENTORY, started_at="2026-11-20T10:00:00.000000+00:00")
-    mark = {"v": 1, "run_id": "earlier", "up_to": "2026-11-19T10:00:00.000000+00:00", "mode": "full"}
+    of = {"parts": 1, "gone_rule": "dropped", "keys": 40}
+    mark = {
+        "v": 1,
+        "run_id": "earlier",
+        "up_to": "2026-11-19T10:00:00.000000+00:00",
+        "mode": "full",
+        "streams": {"assets": of, "vulnerabilities": of},
+    }
     run.staging.swap_json(watermark_name("tenable"), lambda _: mark)
     plan = run.open("delta")
     assert plan.run["mode"] == "delta"
     assert plan.run["since"] == "2026-11-19T09:00:00+00:00"
+    assert [plan.streams[name]["whole"] for name in ("assets", "vulnerabilities")] == [False, False]
     assert {lane["cursor"]["since"] for lane in plan.lanes} == {"2026-11-19T09:00:00+00:00"}
     late = bench("tenable", INVENTORY, started_at="2026-11-19T09:00:00.000000+00:00")
     with pytest.raises(TryAgain, match="clock"):
