@@ -1,0 +1,109 @@
+"""When a load may call something gone: never on doubt, never more than the guard's share, and what is refused is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from contracts import TOMBSTONE_LANE, DiffResult, Plan, Policy, Run
+from orchestrator.compare import compare
+from orchestrator.lane_state import LaneState
+
+POLICY = Policy(1000, 2, 1.0, 60.0, 600.0, 2.0, 60.0, delete_share=0.1)
+GONE = DiffResult(rows=95, keys=95, duplicates=0, created=0, updated=0, unchanged=95, gone=5, tombstones=5, known=100)
+
+
+def _compared(
+    stability: str,
+    result: DiffResult = GONE,
+    *,
+    mode: str = "full",
+    whole: bool = True,
+    allow: bool = False,
+    **lane: Any,
+) -> tuple[list[LaneState], Any, list[Any]]:
+    """States, comparison and the diff requests of a run of one stream whose parts all give `result`."""
+    run = Run("r", "device42", mode, "2026-03-01T00:00:00+00:00", base="b").to_wire()
+    streams = {"devices": {"whole": whole, "stability": stability, "table": "CAASM_Assets_CL"}}
+    plan = Plan(run, [], {}, POLICY.to_wire(), known={"devices": 100}, streams=streams)
+    counts = {"exported": 95, "rows": 95, **lane.pop("counts", {})}
+    given = {"total": 95, "first_total": 95, **lane}
+    state = LaneState("devices", 0, {}, segment=4, exhausted=True, counts=counts, **given)
+    asked: list[Any] = []
+    context = SimpleNamespace(
+        call_activity=lambda _name, message: asked.append(message), set_custom_status=lambda _: None
+    )
+    steps = compare(context, plan, [state.wire()], {}, allow_deletes=allow)
+    answer = None
+    try:
+        while True:
+            steps.send(answer)
+            answer = result.to_wire()
+    except StopIteration as end:
+        states, diffs = end.value
+    return [LaneState.of(wire) for wire in states], diffs, asked
+
+
+def _tombstones(states: list[LaneState]) -> bool:
+    return any(state.lane == TOMBSTONE_LANE for state in states)
+
+
+@pytest.mark.parametrize("stability", ["snapshot", "counted"])
+def test_a_proven_export_deletes_what_did_not_come(stability: str) -> None:
+    """A snapshot, or a total that was the same all along and is what came."""
+    states, diffs, asked = _compared(stability)
+    assert asked[0]["proven"]
+    assert (_tombstones(states), diffs["streams"]["devices"]["gone_rule"], diffs["notes"]) == (True, "dropped", [])
+
+
+def test_page_numbers_prove_nothing_and_wait_for_a_second_run() -> None:
+    """The diff is told; what it calls gone for the second time is deleted, the rest is noted."""
+    states, diffs, asked = _compared("none", replace(GONE, tombstones=2))
+    assert not asked[0]["proven"]
+    assert (_tombstones(states), diffs["streams"]["devices"]["gone_rule"]) == (True, "suspects")
+    assert "3 known subjects did not come" in diffs["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("stability", "change", "says"),
+    [
+        ("counted", {"total": 96}, "total moved"),
+        ("counted", {"first_total": 96}, "total moved"),
+        ("counted", {"total": None, "first_total": None}, "total moved"),
+        ("snapshot", {"counts": {"rejected": 1}}, "1 records were rejected"),
+        ("snapshot", {"counts": {"failed_pages": 2}}, "2 pages could not be read"),
+        ("snapshot", {"whole": False}, "only what has changed"),
+    ],
+    ids=["last total", "first total", "no total", "rejected", "unreadable", "partial"],
+)
+def test_nothing_is_deleted_on_doubt(stability: str, change: dict[str, Any], says: str) -> None:
+    """Each doubt keeps every key, and is said."""
+    states, diffs, _ = _compared(stability, **change)
+    assert not _tombstones(states)
+    assert diffs["streams"]["devices"]["gone_rule"] == "kept"
+    assert says in diffs["notes"][0]
+
+
+def test_records_that_came_twice_are_a_doubt_where_nothing_else_is_known() -> None:
+    """With page numbers a repeated record shows that the inventory moved; in an export job it shows nothing."""
+    twice = replace(GONE, duplicates=1)
+    assert not _tombstones(_compared("none", twice)[0])
+    assert _tombstones(_compared("snapshot", twice)[0])
+
+
+@pytest.mark.parametrize(("gone", "allow", "deletes"), [(10, False, True), (11, False, False), (11, True, True)])
+def test_the_guard_refuses_more_than_its_share(gone: int, allow: bool, deletes: bool) -> None:
+    """A tenth is not more than a tenth; the flag lifts the guard for one run."""
+    states, diffs, _ = _compared("snapshot", replace(GONE, gone=gone, tombstones=gone), allow=allow)
+    assert _tombstones(states) == deletes
+    assert deletes or "refused to delete 11 of 100" in diffs["notes"][0]
+
+
+def test_a_delta_sends_every_segment_by_its_verdicts() -> None:
+    """The lanes that exported and transformed now send; a full load's have sent already."""
+    (lane, *_), _, _ = _compared("snapshot", mode="delta")
+    assert (lane.sending, lane.verdicts, lane.finished) == ([0, 4], True, False)
+    assert _compared("snapshot")[0][0].sending is None
