@@ -1,0 +1,170 @@
+"""The diff of a run with the last complete one, on real blobs: judged against a model, in any number of parts, over generations of runs."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from activities.diff import diff
+from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run
+from sentinel.tables import ASSETS
+from staging import Names, watermark_name
+from transforms.identity import keys
+from transforms.rows import schema
+
+Inventory = dict[str, int]
+
+
+class _Runs:
+    """Runs of one source over given inventories: {key: version} per segment; what is staged is what a transform stages."""
+
+    def __init__(self, bench: Any) -> None:
+        self.bench = bench("device42")
+        self.source = "device42"
+        self.base: str | None = None
+
+    def stage(self, segments: list[list[tuple[str, int]]]) -> Run:
+        run = Run(uuid.uuid4().hex, self.source, "delta", "2026-11-20T10:00:00.000000+00:00", None, self.base)
+        for number, rows in enumerate(segments):
+            plain = [{"AssetId": f"device42:{key}", "AssetName": f"v{version}"} for key, version in rows]
+            frame = pl.DataFrame([dict.fromkeys(ASSETS.names) | row for row in plain], schema=schema(ASSETS))
+            content = io.BytesIO()
+            keys(frame, ASSETS).write_parquet(content)
+            self.bench.staging.create(Names(self.source, run.run_id).keys("devices", 0, number), content.getvalue(), {})
+        return run
+
+    def judge(self, run: Run, parts: int, *, whole: bool = True, proven: bool = True) -> dict[str, int]:
+        results = [
+            diff(DiffRequest(run.to_wire(), "devices", at, parts, whole, proven), self.bench.deps)
+            for at in range(parts)
+        ]
+        assert diff(DiffRequest(run.to_wire(), "devices", 0, parts, whole, proven), self.bench.deps) == results[0]
+        names = list(DiffResult.__dataclass_fields__)
+        return {name: sum(getattr(result, name) for result in results) for name in names}
+
+    def commit(self, run: Run, parts: int, rule: str) -> None:
+        mark = {"run_id": run.run_id, "streams": {"devices": {"parts": parts, "gone_rule": rule, "keys": 0}}}
+        self.bench.staging.put_json(watermark_name(self.source), mark, {})
+        self.base = run.run_id
+
+    def blobs(self, name: Any, parts: int) -> pl.DataFrame:
+        return pl.concat([pl.read_parquet(io.BytesIO(self.bench.staging.read(name(part)))) for part in range(parts)])
+
+    def verdicts(self, run: Run, parts: int) -> list[tuple[int, int]]:
+        frame = self.blobs(lambda part: Names(self.source, run.run_id).verdicts("devices", part), parts)
+        return sorted(frame.select("segment", "row").rows())
+
+    def tombstones(self, run: Run, parts: int) -> pl.DataFrame:
+        return self.blobs(lambda part: Names(self.source, run.run_id).rows("devices", TOMBSTONE_LANE, part), parts)
+
+
+inventories = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(1, 2), max_size=10)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(generations=st.lists(st.tuples(inventories, st.integers(1, 4)), min_size=2, max_size=4))
+def test_every_key_is_judged_as_a_model_judges_it(bench: Any, generations: list[tuple[Inventory, int]]) -> None:
+    """Created, updated, unchanged, gone; the parts of this run and of the base may be any number."""
+    runs = _Runs(bench)
+    runs.bench.staging.delete(watermark_name("device42"))
+    before: Inventory = {}
+    for inventory, parts in generations:
+        items = sorted(inventory.items())
+        half = len(items) // 2
+        run = runs.stage([items[:half], items[half:]])
+        found = runs.judge(run, parts)
+        created = inventory.keys() - before.keys()
+        updated = {key for key in inventory.keys() & before.keys() if inventory[key] != before[key]}
+        gone = before.keys() - inventory.keys()
+        assert (found["created"], found["updated"], found["gone"]) == (len(created), len(updated), len(gone))
+        assert found["unchanged"] == len(inventory) - len(created) - len(updated)
+        assert len(runs.verdicts(run, parts)) == len(created) + len(updated)
+        assert set(runs.tombstones(run, parts)["EntityOriginalId"]) == gone
+        runs.commit(run, parts, "dropped")
+        before = inventory
+
+
+def test_tombstones_are_rows_of_the_table(bench: Any) -> None:
+    """The key, the product's identifier, deleted, and the table's own columns."""
+    runs = _Runs(bench)
+    runs.commit(first := runs.stage([[("a", 1), ("b", 1)]]), 1, "dropped")
+    runs.base = None
+    runs.bench.staging.delete(watermark_name("device42"))
+    runs.judge(first, 1)
+    runs.commit(first, 1, "dropped")
+    run = runs.stage([[("a", 1)]])
+    assert runs.judge(run, 2)["tombstones"] == 1
+    frame = runs.tombstones(run, 2)
+    assert frame.drop("_record").schema == pl.Schema(schema(ASSETS))
+    row = frame.row(0, named=True)
+    assert (row["AssetId"], row["EntityOriginalId"], row["EntityIsDeleted"]) == ("device42:b", "b", True)
+    assert (row["EntitySnapshotId"], row["EntityProduct"]) == (run.run_id, "Device42")
+
+
+def test_a_key_must_be_missing_twice_where_nothing_is_proven(bench: Any) -> None:
+    """The first absence is kept in the index, the second gives the tombstone; a key that is back counts anew."""
+    runs = _Runs(bench)
+    runs.judge(first := runs.stage([[("a", 1), ("b", 1), ("c", 1)]]), 1, proven=False)
+    runs.commit(first, 1, "suspects")
+    runs.judge(second := runs.stage([[("a", 1)]]), 2, proven=False)
+    assert runs.tombstones(second, 2).height == 0
+    runs.commit(second, 2, "suspects")
+    third = runs.stage([[("a", 1), ("c", 1)]])
+    found = runs.judge(third, 3, proven=False)
+    assert (found["tombstones"], found["unchanged"]) == (1, 2)
+    assert runs.tombstones(third, 3)["EntityOriginalId"].to_list() == ["b"]
+    runs.commit(third, 3, "suspects")
+    assert runs.judge(runs.stage([[("a", 1)]]), 1, proven=False)["tombstones"] == 0
+
+
+def test_what_was_kept_on_doubt_is_still_known(bench: Any) -> None:
+    """A run that deleted nothing hands its missing keys on, and their absence did not count."""
+    runs = _Runs(bench)
+    runs.judge(first := runs.stage([[("a", 1), ("b", 1)]]), 1, proven=False)
+    runs.commit(first, 1, "dropped")
+    runs.judge(second := runs.stage([[("a", 1)]]), 1, proven=False)
+    runs.commit(second, 1, "kept")
+    found = runs.judge(runs.stage([[("a", 1)]]), 1, proven=False)
+    assert (found["gone"], found["tombstones"], found["known"]) == (1, 0, 2)
+
+
+def test_a_partial_export_deletes_nothing_and_forgets_nothing(bench: Any) -> None:
+    """What a changed-since export does not name is still there."""
+    runs = _Runs(bench)
+    runs.judge(first := runs.stage([[("a", 1), ("b", 1)]]), 2)
+    runs.commit(first, 2, "dropped")
+    found = runs.judge(second := runs.stage([[("a", 2), ("n", 1)]]), 1, whole=False)
+    assert (found["created"], found["updated"], found["gone"]) == (1, 1, 0)
+    runs.commit(second, 1, "kept")
+    assert runs.judge(runs.stage([[("a", 2), ("b", 1), ("n", 1)]]), 3)["unchanged"] == 3
+
+
+def test_of_rows_with_one_key_the_last_counts_and_is_sent_again_next_time(bench: Any) -> None:
+    """Duplicates are counted; two versions of one key leave the reader unsure, so the next delta sends the key once more."""
+    runs = _Runs(bench)
+    run = runs.stage([[("a", 1), ("b", 1)], [("a", 2), ("b", 1)]])
+    found = runs.judge(run, 1)
+    assert (found["rows"], found["keys"], found["duplicates"]) == (4, 2, 2)
+    assert runs.verdicts(run, 1) == [(1, 0), (1, 1)]
+    runs.commit(run, 1, "dropped")
+    again = runs.judge(runs.stage([[("a", 2), ("b", 1)]]), 1)
+    assert (again["updated"], again["unchanged"]) == (1, 1)
+
+
+def test_a_run_is_only_compared_with_its_own_base(bench: Any) -> None:
+    """Another load that was committed meanwhile stops this one, before it could call anything gone."""
+    from contracts import Stop
+
+    runs = _Runs(bench)
+    runs.judge(first := runs.stage([[("a", 1)]]), 1)
+    runs.commit(first, 1, "dropped")
+    run = runs.stage([[("b", 1)]])
+    runs.commit(runs.stage([[("a", 1)]]), 1, "dropped")
+    with pytest.raises(Stop, match="committed meanwhile"):
+        runs.judge(run, 1)
