@@ -36,23 +36,25 @@ _YES = r"^(?i:yes|true|y|1|active|installed|enabled|covered|protected)$"
 _NO = r"^(?i:no|false|n|0|inactive|missing|disabled|none|not installed)$"
 
 
-def columns(fields: pl.Expr) -> dict[str, pl.Expr]:
-    """The coverage booleans and SecurityTools from a list of structs {key, value} of text."""
+def answers(fields: pl.Expr) -> pl.Expr:
+    """What a list of structs {key, value} of text says about tools, as texts such as "+jamf" or "-edr": few, so that asking for each kind is cheap."""
     word = pl.element().struct.field("key").str.to_lowercase().str.replace_all(r"[^a-z]", "")
     value = pl.element().struct.field("value").str.strip_chars()
     sign = pl.when(value.str.contains(_YES)).then(pl.lit("+")).when(value.str.contains(_NO)).then(pl.lit("-"))
-    # The answers of a record as texts such as "+jamf": few, so that asking for each tool is cheap.
     tool = word.str.extract(f"^({'|'.join(TOOLS)})", 1)
-    answers = fields.list.eval(pl.concat_str(sign, tool))
-    return {kind: _covered(answers, kind) for kind in KINDS} | {"SecurityTools": _named(answers)}
+    return values.present(fields.list.eval(pl.concat_str(sign, tool)))
 
 
-def _covered(answers: pl.Expr, kind: str) -> pl.Expr:
+def columns(said: pl.Expr) -> dict[str, pl.Expr]:
+    """The coverage booleans and SecurityTools from a column of `answers`."""
+    names = {f"+{prefix}": tool for prefix, (_, tool) in TOOLS.items()}
+    tools = said.list.eval(pl.element().replace_strict(names, default=None, return_dtype=pl.String))
+    # In one order, whatever the order of the fields: a field that moves is no change.
+    named = values.distinct(values.present(tools).list.sort())
+    return {kind: _covered(said, kind) for kind in KINDS} | {"SecurityTools": named}
+
+
+def _covered(said: pl.Expr, kind: str) -> pl.Expr:
     of_kind = [prefix for prefix, (of, _) in TOOLS.items() if of == kind]
-    yes, no = (answers.list.eval(pl.element().is_in([sign + prefix for prefix in of_kind])).list.any() for sign in "+-")
+    yes, no = (said.list.eval(pl.element().is_in([sign + prefix for prefix in of_kind])).list.any() for sign in "+-")
     return pl.when(yes).then(pl.lit(value=True)).when(no).then(pl.lit(value=False))
-
-
-def _named(answers: pl.Expr) -> pl.Expr:
-    tools = [pl.when(answers.list.contains(f"+{prefix}")).then(pl.lit(tool)) for prefix, (_, tool) in TOOLS.items()]
-    return values.one(*tools)

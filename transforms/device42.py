@@ -109,7 +109,11 @@ def _staged(frame: pl.LazyFrame) -> pl.LazyFrame:
             _fields=pl.col("_fields").list.eval(field),
             _names=values.joined(values.listed(pl.col("_label")), pl.col("aliases")),
         )
-        .with_columns(_clean=values.clean_name(pl.col("_label")), _owner=_custom(_OWNER))
+        .with_columns(
+            _clean=values.clean_name(pl.col("_label")),
+            _owner=_custom(_OWNER),
+            _answers=coverage.answers(pl.col("_fields")),
+        )
         .with_columns(_host_name=values.name(pl.col("_clean")))
         .with_columns(_fqdn=values.fqdn(pl.col("_host_name")))
     )
@@ -175,7 +179,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         OriginalEnvironment=environment,
         Tags=values.joined(pl.col("tags")),
         CustomFields=values.present(pl.col("_fields").list.eval(pl.concat_str(fields[0], pl.lit("="), fields[1]))),
-        **coverage.columns(pl.col("_fields")),
+        **coverage.columns(pl.col("_answers")),
         IsInternetFacing=pl.when(_yes_in("tags", _EXPOSED) | exposed.is_in(["yes", "true", "1"]))
         .then(pl.lit(value=True))
         .when(exposed.is_in(["no", "false", "0"]))
