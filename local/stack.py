@@ -186,7 +186,7 @@ class Stack:
             if "app" in self.parts:
                 self.parts["app"].stop()
             self._spawn(
-                "app", ["local.durable", str(ROOT), "--port", str(port), *self._app_options()], self._environment()
+                "app", ["local.durable", str(ROOT), "--port", str(port), *self._app_options()], self.environment()
             )
             app = self.parts["app"]
             try:
@@ -216,7 +216,8 @@ class Stack:
         """Where the app writes down what chaos does; None without chaos."""
         return self.journal.with_suffix(LOG_SUFFIX) if self.journal is not None and self.chaos is not None else None
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """The environment that the app is started with: this process's own, and where the parts listen."""
         assert self._azurite is not None
         source = self.source_url or self.parts["products"].url
         made = {
@@ -290,6 +291,14 @@ class Stack:
         found = {name: part.url for name, part in self.parts.items()}
         if self._azurite is not None:
             found["blobs"] = self._azurite.url
+        return found
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process of each part."""
+        found = {name: part.process.pid for name, part in self.parts.items()}
+        if self._azurite is not None and self._azurite.pid is not None:
+            found["azurite"] = self._azurite.pid
         return found
 
     @property

@@ -42,6 +42,8 @@ class Worker:
         """`client_binding` gives the JSON of a durableClient binding, for activities that have one."""
         self._app, self._engine, self._client_binding, self._deliver = app, engine, client_binding, deliver
         self._known = app.known
+        self.activity_cpu_s = 0.0
+        self._activity_lock = threading.Lock()
         self._loop = asyncio.new_event_loop()  # async activities share one loop, as in the Functions worker
         self._loop_thread = threading.Thread(target=self._loop.run_forever, name="durable-async", daemon=True)
         self._loop_thread.start()
@@ -61,6 +63,15 @@ class Worker:
         if function.is_async:
             return asyncio.run_coroutine_threadsafe(function.call(**arguments), self._loop).result()
         return function.call(**arguments)
+
+    def _metered(self, function: Function, value: Any) -> Any:
+        """`_call`, with the CPU time of this thread added to that of all activities."""
+        begun = time.thread_time()
+        try:
+            return self._call(function, value)
+        finally:
+            with self._activity_lock:
+                self.activity_cpu_s += time.thread_time() - begun
 
     def orchestrate(self, request: Any, token: str) -> None:
         """Run one episode and hand its actions to the engine."""
@@ -113,7 +124,7 @@ class Worker:
             function = self._app.durable["activity"][request.name.lower()]
             datum = func.meta.Datum(request.input.value or "null", "json")
             value = function.converter.decode(datum, trigger_metadata={})
-            result = function.converter.encode(self._call(function, value), expected_type=None).value
+            result = function.converter.encode(self._metered(function, value), expected_type=None).value
             check_payload(f"The output of activity function '{request.name}'", result)
             response.result.value = result
         except Exception as error:  # noqa: BLE001  # the app's code ran: whatever it raises fails the activity

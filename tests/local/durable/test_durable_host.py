@@ -375,9 +375,10 @@ def test_usage_tells_what_the_process_has_used(start_process):
     before = host.call("GET", "/admin/host/usage")[2]
     host.run("fan", {"n": 50})
     after = host.call("GET", "/admin/host/usage")[2]
-    assert set(after) == {"cpu_s", "peak_memory_mb", "pid", "episodes", "history_events_max"}
+    assert set(after) == {"cpu_s", "engine_cpu_s", "peak_memory_mb", "pid", "episodes", "history_events_max"}
     assert after["pid"] == host.process.pid
     assert after["cpu_s"] > before["cpu_s"] > 0
+    assert 0 < after["engine_cpu_s"] - before["engine_cpu_s"] <= after["cpu_s"] - before["cpu_s"] + 0.05
     assert 20 < after["peak_memory_mb"] < 500
     assert after["episodes"] > before["episodes"] >= 4
     assert before["history_events_max"] < 104 <= after["history_events_max"] < 250
