@@ -4,7 +4,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint types check generate serve lock clean
+SIZES ?= 10000 100000 1000000
+
+.PHONY: run test bench lint types check generate serve lock clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -32,11 +34,14 @@ serve: $(VENV)/.local      ## keep everything up and print the URLs
 test: $(VENV)/.tests       ## every test
 	@$(PY) -m pytest
 
+bench: $(VENV)/.local      ## measure it, and write bench/results.json; SIZES="10000 100000" for less
+	@$(PY) -m bench --sizes $(SIZES)
+
 lint: $(VENV)/.tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 types: $(VENV)/.tests
-	@$(PY) -m mypy *.py activities local orchestrator sentinel sources transforms
+	@$(PY) -m mypy *.py activities bench local orchestrator sentinel sources transforms
 
 check: lint types test     ## what has to be green before a commit
 

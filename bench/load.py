@@ -1,0 +1,92 @@
+"""Whole loads on this machine: the app, blob storage, the emulator and a simulator, each in a process of its own.
+
+Invariant: every load has a stack and a directory of its own, both gone afterwards; what is counted as the app's is its process alone, and a load that is
+not complete, or whose counts are not those of the inventory, is no measurement.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from bench.machine import cpu_s
+from local.load import run_load
+from local.outcome import Outcome
+from local.stack import Stack
+from sentinel.packing import BODY_LIMIT_BYTES
+
+JsonDict = dict[str, Any]
+
+SOURCES: Final = ("cycognito", "device42", "tenable")
+
+
+class NotMeasuredError(RuntimeError):
+    """The load did not do what was to be measured; the text says what it did instead."""
+
+
+def inventory(assets: int) -> list[str]:
+    """The simulators' arguments for that many assets, and as many findings."""
+    return ["--assets", str(assets), "--findings", str(assets), "--seed", "1"]
+
+
+def measure(source: str, assets: int, say: Callable[[str], None] = lambda _: None) -> JsonDict:
+    """A line of `end_to_end`: a full load of `assets` assets and as many findings of a source. Raises NotMeasuredError."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="caasm-bench-") as directory:
+        with Stack(Path(directory), inventory(assets)) as stack:
+            before, usage = _cpu(stack), stack.call_app("GET", "/admin/host/usage")[1]
+            outcome = run_load(stack, source, "full", lambda _: None)
+            after, used = _cpu(stack), stack.call_app("GET", "/admin/host/usage")[1]
+            engine_s = used["engine_cpu_s"] - usage["engine_cpu_s"]
+            others = {name: round(after[name] - before[name], 2) for name in after if name != "app"}
+            log = stack.parts["app"].tail()
+        line = _line(outcome, assets, engine_s, used["history_events_max"], others, log)
+    say(f"{source} {assets:,}: {line['source_mb_per_app_cpu_s']} MB/CPU s, {time.monotonic() - begun:.0f} s in all")
+    return line
+
+
+def _cpu(stack: Stack) -> dict[str, float]:
+    return {name: cpu_s(pid) for name, pid in stack.pids.items()}
+
+
+def _line(outcome: Outcome, assets: int, engine_s: float, events: int, others: dict[str, float], log: str) -> JsonDict:
+    if outcome.status != "complete":
+        raise NotMeasuredError(f"the load of {outcome.source} was {outcome.status}: {outcome.reasons}\n{log}")
+    records = sum(stream["exported"] for stream in outcome.streams.values())
+    rows = sum(stream["accepted"] for stream in outcome.streams.values())
+    manifest = outcome.manifest
+    source_mb, json_mb = manifest["bytes_exported"] / 1e6, manifest["bytes_sent"] / 1e6
+    return {
+        "source": outcome.source,
+        "assets": assets,
+        "records": records,
+        "rows": rows,
+        "wall_s": round(outcome.wall_s, 2),
+        "source_mb": round(source_mb, 2),
+        "json_mb": round(json_mb, 2),
+        "source_mb_per_s": round(source_mb / outcome.wall_s, 1),
+        "json_mb_per_s": round(json_mb / outcome.wall_s, 1),
+        "records_per_s": round(records / outcome.wall_s),
+        "app_cpu_s": round(outcome.cpu_s, 2),
+        "source_mb_per_app_cpu_s": round(source_mb / outcome.cpu_s, 1),
+        "app_cpu_us_per_record": round(1e6 * outcome.cpu_s / records, 1),
+        "engine_cpu_s": round(engine_s, 3),
+        "engine_share": round(engine_s / outcome.cpu_s, 4),
+        "other_cpu_s": others,
+        "requests": manifest["requests"],
+        "requests_fewest": fewest(manifest),
+        "fill": manifest["fill"],
+        "wire_mb": round(manifest["bytes_wire"] / 1e6, 2),
+        "peak_memory_mb": round(outcome.peak_memory_mb, 1),
+        "history_events_max": events,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def fewest(manifest: JsonDict) -> int:
+    """The fewest requests that could carry each stream's bytes, if rows could be split: a lower bound, per stream, which no request spans."""
+    return sum(-(-stream["bytes_sent"] // BODY_LIMIT_BYTES) for stream in manifest["streams"].values())
