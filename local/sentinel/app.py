@@ -19,6 +19,7 @@ from aiohttp import web
 
 from local.sentinel import answers
 from local.sentinel.faults import Faults
+from local.sentinel.flows import flows
 from local.sentinel.ingestion import Ingestion, Rule
 from local.sentinel.query import QueryError, Workspace
 from local.sentinel.results import as_response
@@ -45,6 +46,7 @@ class Options:
     buffer_bytes: int = BUFFER_BYTES
     faults: Mapping[str, Any] = field(default_factory=dict)
     tables: Sequence[Table] = TABLES
+    lean: bool = False
 
 
 class Emulator:
@@ -58,7 +60,7 @@ class Emulator:
         self._stats = Stats()
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
         self._ingestion = Ingestion(
-            Rule(options.dcr, {table.stream: table for table in options.tables}, options.limit, options.denied_tokens),
+            Rule(options.dcr, flows(options.tables, lean=options.lean), options.limit, options.denied_tokens),
             self._store,
             self._faults,
             Quota(options.requests_per_minute, options.bytes_per_minute, monotonic),

@@ -8,6 +8,7 @@ value is of another shape the column of that batch is JSON text (`string`). Time
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -20,7 +21,7 @@ import pyarrow.json as pj
 
 from local.sentinel.answers import bad_payload
 from local.sentinel.rules import Counts, JsonText, columns_of
-from sentinel.tables import FIELD_LIMIT_BYTES, Table
+from sentinel.tables import FIELD_LIMIT_BYTES, Stream, Table
 
 TIME: Final = pa.timestamp("us")
 STRINGS: Final = pa.list_(pa.string())
@@ -34,6 +35,11 @@ TYPES: Final = {
     "dynamic": STRINGS,
 }
 """Arrow type of a column of each declared type."""
+
+Declared = Table | Stream
+"""What has the columns that a body's rows are read by."""
+
+Transform = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 OLDEST: Final = timedelta(days=2)
 NEWEST: Final = timedelta(days=1)
@@ -52,15 +58,18 @@ class Received:
     fast: bool
 
 
-def decode(body: bytes, table: Table, received_at: datetime) -> Received:
-    """The rows of a body, received at that naive UTC time; raises Refusal (400) when it is not a JSON array of objects."""
+def decode(body: bytes, table: Declared, received_at: datetime, transform: Transform | None = None) -> Received:
+    """The rows of a body, received at that naive UTC time; raises Refusal (400) when it is not a JSON array of objects.
+
+    With a transformation: what it makes of them.
+    """
     batch = fast_batch(body, table)
     if batch is not None:
-        return _settle(batch, Counts(), received_at, fast=True)
-    return decode_exactly(body, table, received_at)
+        return _settle(batch, Counts(), received_at, transform, fast=True)
+    return decode_exactly(body, table, received_at, transform)
 
 
-def decode_exactly(body: bytes, table: Table, received_at: datetime) -> Received:
+def decode_exactly(body: bytes, table: Declared, received_at: datetime, transform: Transform | None = None) -> Received:
     """The same as `decode`, always by the exact path."""
     try:
         objects = msgspec.json.decode(body)
@@ -78,7 +87,7 @@ def decode_exactly(body: bytes, table: Table, received_at: datetime) -> Received
         for column in table.columns
     ]
     batch = pa.RecordBatch.from_arrays(arrays, names=list(table.names))
-    return _settle(batch, counts, received_at, fast=False)
+    return _settle(batch, counts, received_at, transform, fast=False)
 
 
 def _dynamic_array(values: list[Any]) -> pa.Array:
@@ -91,8 +100,14 @@ def _dynamic_array(values: list[Any]) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-def _settle(batch: pa.RecordBatch, counts: Counts, received_at: datetime, *, fast: bool) -> Received:
-    """Replace missing and unbelievable times, and add the time of receipt."""
+def _settle(
+    batch: pa.RecordBatch, counts: Counts, received_at: datetime, transform: Transform | None, *, fast: bool
+) -> Received:
+    """Transform the rows, replace missing and unbelievable times, and add the time of receipt."""
+    if transform is not None:
+        received = batch.num_rows
+        batch = transform(batch)
+        counts.filtered += received - batch.num_rows
     now = pa.scalar(received_at, TIME)
     times = batch.column("TimeGenerated")
     bounds = pc.min_max(times)
@@ -114,7 +129,7 @@ def _settle(batch: pa.RecordBatch, counts: Counts, received_at: datetime, *, fas
 
 
 @cache
-def _parse_options(table: Table) -> pj.ParseOptions:
+def _parse_options(table: Declared) -> pj.ParseOptions:
     row = pa.struct([(column.name, TYPES[column.type]) for column in table.columns])
     return pj.ParseOptions(
         explicit_schema=pa.schema([("rows", pa.list_(row))]),
@@ -123,7 +138,7 @@ def _parse_options(table: Table) -> pj.ParseOptions:
     )
 
 
-def fast_batch(body: bytes, table: Table) -> pa.RecordBatch | None:
+def fast_batch(body: bytes, table: Declared) -> pa.RecordBatch | None:
     """The batch of a body that the exact path would leave as it is, TimeGenerated aside; None for any other body.
 
     Arrow reads newline-delimited JSON, so the array is wrapped as the one field of one object. It is more lenient than the rules in a few

@@ -17,10 +17,10 @@ from aiohttp import web
 from local.sentinel import answers
 from local.sentinel.decode import Received, decode
 from local.sentinel.faults import Faults
+from local.sentinel.flows import Flow
 from local.sentinel.stats import Stats
 from local.sentinel.store import Store
 from local.sentinel.wire import BODY_LIMIT, LimitMode, Quota, plain_body
-from sentinel.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Rule:
     """The data collection rule that is served: its immutable id, its streams, how it reads the body limit, which tokens it refuses."""
 
     immutable_id: str
-    streams: Mapping[str, Table]
+    streams: Mapping[str, Flow]
     limit: LimitMode
     denied_tokens: Sequence[str]
 
@@ -91,26 +91,32 @@ class Ingestion:
         raise refusal
 
     async def _take(self, request: web.Request) -> None:
-        table = self._admit(request)
+        flow = self._admit(request)
         wire = await _read(request)
         if not wire:
             raise answers.empty_body()
         encoding = request.headers.get("Content-Encoding", "").strip().lower()
         loop = asyncio.get_running_loop()
-        received, body_bytes = await loop.run_in_executor(self._executor, self._work, wire, encoding, table)
+        received, body_bytes = await loop.run_in_executor(self._executor, self._work, wire, encoding, flow)
         self._quota.add_bytes(body_bytes)
         self._stats.accepted(
-            table.name, received.batch.num_rows, received.counts, body=body_bytes, wire=len(wire), fast=received.fast
+            flow.table.name,
+            received.batch.num_rows,
+            received.counts,
+            body=body_bytes,
+            wire=len(wire),
+            fast=received.fast,
         )
 
-    def _work(self, wire: bytes, encoding: str, table: Table) -> tuple[Received, int]:
+    def _work(self, wire: bytes, encoding: str, flow: Flow) -> tuple[Received, int]:
         body = plain_body(wire, encoding, self._rule.limit)
-        received = decode(body, table, datetime.now(UTC).replace(tzinfo=None))
-        self._store.add(table.name, received.batch)
+        apply = flow.transform.apply if flow.transform is not None else None
+        received = decode(body, flow.declared, datetime.now(UTC).replace(tzinfo=None), apply)
+        self._store.add(flow.table.name, received.batch)
         return received, len(body)
 
-    def _admit(self, request: web.Request) -> Table:
-        """The table that the request is for; raises the Refusal that its line and headers deserve."""
+    def _admit(self, request: web.Request) -> Flow:
+        """The flow that the request is for; raises the Refusal that its line and headers deserve."""
         version = request.query.get("api-version", "")
         if version not in answers.API_VERSIONS:
             raise answers.bad_version(version)
@@ -123,15 +129,15 @@ class Ingestion:
         if token.strip() in self._rule.denied_tokens:
             raise answers.forbidden(dcr)
         stream = request.match_info["stream"]
-        table = self._rule.streams.get(stream)
-        if table is None:
+        flow = self._rule.streams.get(stream)
+        if flow is None:
             raise answers.no_such_stream(stream)
         if request.content_type != "application/json" or "Content-Type" not in request.headers:
             raise answers.bad_content_type(request.headers.get("Content-Type", ""))
         throttled = self._quota.admit()
         if throttled is not None:
             raise throttled
-        return table
+        return flow
 
 
 async def _read(request: web.Request) -> bytes:

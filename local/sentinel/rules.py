@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sentinel.tables import FIELD_LIMIT_BYTES, Column, ColumnType, Table
+from sentinel.tables import FIELD_LIMIT_BYTES, Column, ColumnType, Stream, Table
 
 INT_RANGES: Final = {"int": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 """The integers that a column of each type holds, both ends included."""
@@ -26,12 +26,13 @@ _ISO: Final = re.compile(
 
 @dataclass(slots=True)
 class Counts:
-    """What the rule changed: columns dropped, values nulled, values cut (each by column name), times replaced."""
+    """What the rule changed: columns dropped, values nulled, values cut (each by column name), times replaced, rows that its transformation left out."""
 
     dropped: Counter[str] = field(default_factory=Counter)
     nulled: Counter[str] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
     time_replaced: int = 0
+    filtered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _cut(value: Any) -> Any:
     return None if left is None else JsonText(msgspec.json.encode(left).decode())
 
 
-def columns_of(objects: Sequence[Mapping[str, Any]], table: Table) -> tuple[dict[str, list[Any]], Counts]:
+def columns_of(objects: Sequence[Mapping[str, Any]], table: Table | Stream) -> tuple[dict[str, list[Any]], Counts]:
     """Per column of the table the values that the rule keeps, in the order of the objects, and what it changed on the way.
 
     Dynamic values are lists of strings or `JsonText`; times are naive UTC. TimeGenerated is not replaced here.

@@ -42,6 +42,7 @@ class Stats:
         self._changes.nulled += counts.nulled
         self._changes.cut += counts.cut
         self._changes.time_replaced += counts.time_replaced
+        self._changes.filtered += counts.filtered
 
     def summary(self) -> dict[str, Any]:
         """All counters as one JSON object; body sizes are decompressed bytes, `body_sizes` counts bodies up to each size."""
@@ -57,6 +58,7 @@ class Stats:
             "values_nulled": dict(self._changes.nulled),
             "values_cut": dict(self._changes.cut),
             "time_replaced": self._changes.time_replaced,
+            "rows_filtered": self._changes.filtered,
             "largest_body": self._largest,
             "body_sizes": {f"<={edge}": count for edge, count in sorted(self._sizes.items())},
         }

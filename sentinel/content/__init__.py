@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 FUNCTIONS_DIRECTORY: Final = Path(__file__).parent / "functions"
 TRANSFORMS_DIRECTORY: Final = Path(__file__).parent / "transforms"
+LEAN_TRANSFORMS_DIRECTORY: Final = TRANSFORMS_DIRECTORY / "lean"
+"""Instead of none, for who pays more for long texts than they are worth to him."""
 
 _FILE: Final = re.compile(
     r"// (?P<name>\w+)\((?P<parameters>[^\n]*)\)\n// (?P<description>[^\n]+)\n(?P<body>.+)", re.DOTALL

@@ -24,6 +24,7 @@ def files() -> dict[str, str]:
         "infra/generated/tables.json": table_resources(),
         "infra/generated/streams.json": streams(),
         "infra/generated/dataflows.json": dataflows(),
+        "infra/generated/dataflows-lean.json": dataflows(lean=True),
         "infra/generated/kql-schema.json": kql_schema(),
         **{f"docs/samples/{table.name}.ndjson": ndjson(table) for table in TABLES},
         **{f"sentinel/content/custom-tables/{table.name}.json": custom_table(table) for table in TABLES},

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sentinel.content import transforms
+from sentinel.content import LEAN_TRANSFORMS_DIRECTORY, transforms
 from sentinel.tables import STREAMS, TABLES, Column, Table
 
 _IDENTITY: Final = "source"
@@ -43,9 +43,14 @@ def streams() -> str:
     return _text({name: {"columns": _declared(columns)} for name, _, columns in _all_streams()})
 
 
-def dataflows() -> str:
-    """`[{streams, outputStream, transformKql}]`, for a rule's dataFlows, to which a deployment adds its destinations."""
+def dataflows(*, lean: bool = False) -> str:
+    """`[{streams, outputStream, transformKql}]`, for a rule's dataFlows, to which a deployment adds its destinations.
+
+    `lean`: with the transformations that drop what a SIEM seldom reads.
+    """
     bodies = {stream: transform.body for stream, transform in transforms().items()}
+    if lean:
+        bodies |= {stream: transform.body for stream, transform in transforms(LEAN_TRANSFORMS_DIRECTORY).items()}
     return _text(
         [
             {"streams": [name], "outputStream": f"Custom-{table}", "transformKql": bodies.get(name, _IDENTITY)}

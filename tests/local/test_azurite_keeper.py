@@ -15,8 +15,9 @@ import pytest
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient
 
-import local.azurite
-from local.azurite import Azurite, AzuriteError, ensure_azurite, ensure_node
+from local import node_packages
+from local.azurite import Azurite, AzuriteError, ensure_azurite
+from local.node_packages import NodeError, ensure_node
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -127,8 +128,8 @@ def test_an_install_that_fails_is_reported_and_tried_again(monkeypatch: pytest.M
     calls = tmp_path / "calls"
     npm = tmp_path / "npm"
     npm.write_text(f"require('fs').appendFileSync({str(calls)!r}, 'x'); console.error('no registry'); process.exit(1);")
-    monkeypatch.setattr(local.azurite, "_npm", lambda node: [str(node), str(npm)])
+    monkeypatch.setattr(node_packages, "npm_command", lambda node: [str(node), str(npm)])
     for _ in range(2):
-        with pytest.raises(AzuriteError, match="no registry"):
+        with pytest.raises(NodeError, match="no registry"):
             ensure_azurite(ensure_node(), tmp_path / "cache")
     assert calls.read_text() == "xx"
