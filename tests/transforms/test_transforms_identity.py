@@ -229,7 +229,9 @@ def plainly(table: Table, row: dict[str, Any]) -> int:
 
 
 @given(
-    rows=st.lists(st.tuples(texts, lists, st.none() | st.integers(-5, 2**31 - 1), st.none() | st.booleans()), max_size=9)
+    rows=st.lists(
+        st.tuples(texts, lists, st.none() | st.integers(-5, 2**31 - 1), st.none() | st.booleans()), max_size=9
+    )
 )
 def test_the_hash_is_what_the_definition_says(rows: list[tuple[Any, Any, Any, Any]]) -> None:
     """Held against plain Python, for rows side by side that take every way through the columns."""
