@@ -8,13 +8,15 @@ may be deleted; whether they are sent is decided by the run, which sees all part
 from __future__ import annotations
 
 import io
+from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import polars as pl
 
 from activities.deps import Deps, source_of
-from activities.index import SCHEMA, base_of, within
+from activities.index import base_of, compact, within
 from activities.transform import frame_bytes
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
@@ -23,6 +25,9 @@ from transforms.rows import schema
 
 NO_HASH: Final = 0
 """The hash of a key whose row is not sure; a real one is 0 once in 10^19."""
+
+KEYS_PER_SLICE: Final = 65_536
+"""Keys that are joined at a time."""
 
 _ROW: Final = {"lane": pl.Int32(), "segment": pl.Int32(), "row": pl.UInt32()}
 
@@ -35,54 +40,83 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     if done is not None:
         return DiffResult.from_wire(done)
     deps.check_cancelled(run)
-    found = _found(request, deps, run)
-    last = found.unique("key", keep="last", maintain_order=True)
     watermark = deps.staging.find_json(watermark_name(run.source)) if run.base else None
     if (watermark or {}).get("run_id") != run.base:
         raise Stop(
             "another load of this source was committed meanwhile",
             "start the load again: it then compares with that one",
         )
-    base = base_of(deps.staging, run.source, request.stream, watermark, request.part, request.parts)
-    judged = last.join(base.select("key", was="hash"), on="key", how="left")
-    created = pl.col("was").is_null()
-    updated = ~created & (pl.col("was") != pl.col("hash"))
-    gone = base.join(last.select("key"), on="key", how="anti").with_columns(missing=pl.col("missing") + 1)
-    if not request.whole:
-        gone = gone.clear()
-    tombstones = gone if request.proven else gone.filter(pl.col("missing") >= 2)
-    counts = judged.select(created=created.sum(), updated=updated.sum()).row(0, named=True)
-    result = DiffResult(
-        rows=found.height,
-        keys=last.height,
-        duplicates=found.height - last.height,
-        created=counts["created"],
-        updated=counts["updated"],
-        unchanged=last.height - counts["created"] - counts["updated"],
-        gone=gone.height,
-        tombstones=tombstones.height,
-        known=base.height,
+    judged = _judge(
+        request,
+        _found(request, deps, run),
+        base_of(deps.staging, run.source, request.stream, watermark, request.part, request.parts),
     )
     table = BY_NAME[source_of(run.source).stream(request.stream).table]
-    rows = _tombstones(tombstones, table, run, request.stream)
+    rows = _tombstones(judged.tombstones, table, run, request.stream)
     deps.staging.create(
         names.rows(request.stream, TOMBSTONE_LANE, request.part), frame_bytes(rows), {"tombstones": rows.height}
     )
-    verdicts = judged.filter(created | updated).select(*_ROW)
-    deps.staging.create(names.verdicts(request.stream, request.part), frame_bytes(verdicts), {"rows": verdicts.height})
-    deps.staging.create(names.gone(request.stream, request.part), frame_bytes(gone), {"keys": gone.height})
-    # Two versions of a key in one run carry the same time, and a reader may see either: the next delta sends it once more.
-    unsure = found.group_by("key").agg(unsure=pl.col("hash").n_unique() > 1)
-    hashed = pl.when(~pl.col("unsure")).then(pl.col("hash")).otherwise(pl.lit(NO_HASH, pl.UInt64))
-    placed = last.join(unsure, on="key", how="left", maintain_order="left")
-    current = placed.select("key", "part", hash=hashed, missing=pl.lit(0, pl.UInt8))
-    if not request.whole:
-        # What a partial export does not name is still there.
-        current = pl.concat([current, base.join(last.select("key"), on="key", how="anti")])
-    written = deps.staging.create(
-        names.index(request.stream, request.part), frame_bytes(current.select(*SCHEMA)), result.to_wire()
-    )
+    where = (request.stream, request.part)
+    deps.staging.create(names.verdicts(*where), frame_bytes(judged.verdicts), {"rows": judged.verdicts.height})
+    deps.staging.create(names.gone(*where), frame_bytes(judged.gone), {"keys": judged.gone.height})
+    written = deps.staging.create(names.index(*where), frame_bytes(judged.index), judged.result.to_wire())
     return DiffResult.from_wire(written)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a part came to: its figures, the new index, the keys that are gone, those of them to be deleted, the rows that a delta sends."""
+
+    result: DiffResult
+    index: pl.DataFrame
+    gone: pl.DataFrame
+    tombstones: pl.DataFrame
+    verdicts: pl.DataFrame
+
+
+def _judge(request: DiffRequest, found: pl.DataFrame, base: pl.DataFrame) -> _Judged:
+    """Judge the part slice by slice: a join takes several times the memory of what it joins."""
+    slices = max(1, -(-max(found.height, base.height) // KEYS_PER_SLICE))
+    counts: Counter[str] = Counter(keys=0)
+    empty = base.clear()
+    index, gone, verdicts = [empty], [empty], [pl.DataFrame(schema=_ROW)]
+    for at in range(slices):
+        share = within(request.part * slices + at, request.parts * slices)
+        rows, known = found.filter(share), base.filter(share)
+        last = rows.unique("key", keep="last", maintain_order=True)
+        judged = last.join(known.select("key", was="hash"), on="key", how="left")
+        created = pl.col("was").is_null()
+        updated = ~created & (pl.col("was") != pl.col("hash"))
+        counts.update(
+            keys=last.height, **judged.select(created=created.sum(), updated=updated.sum()).row(0, named=True)
+        )
+        verdicts.append(judged.filter(created | updated).select(*_ROW))
+        index.append(_current(rows, last))
+        missing = known.join(last, on="key", how="anti")
+        # What a partial export does not name is still there.
+        (gone if request.whole else index).append(missing)
+    missing = pl.concat(gone).with_columns(missing=pl.col("missing") + 1)
+    tombstones = missing if request.proven else missing.filter(pl.col("missing") >= 2)
+    result = DiffResult(
+        rows=found.height,
+        keys=counts["keys"],
+        duplicates=found.height - counts["keys"],
+        created=counts["created"],
+        updated=counts["updated"],
+        unchanged=counts["keys"] - counts["created"] - counts["updated"],
+        gone=missing.height,
+        tombstones=tombstones.height,
+        known=base.height,
+    )
+    return _Judged(result, pl.concat(index), missing, tombstones, pl.concat(verdicts))
+
+
+def _current(rows: pl.DataFrame, last: pl.DataFrame) -> pl.DataFrame:
+    """The new index's entries of what was found: `last` is the row of each key that counts, `rows` are all."""
+    # Two versions of a key in one run carry the same time, and a reader may see either: the next delta sends it once more.
+    unsure = rows.group_by("key").agg(pl.col("hash").n_unique()).filter(pl.col("hash") > 1)
+    hashed = pl.when(pl.col("key").is_in(unsure["key"].implode())).then(pl.lit(NO_HASH, pl.UInt64)).otherwise("hash")
+    return last.select("key", "part", hash=hashed, missing=pl.lit(0, pl.UInt8))
 
 
 def _found(request: DiffRequest, deps: Deps, run: Run) -> pl.DataFrame:
@@ -96,7 +130,7 @@ def _found(request: DiffRequest, deps: Deps, run: Run) -> pl.DataFrame:
         placed = keys.filter(within(request.part, request.parts)).with_columns(
             lane=pl.lit(lane, pl.Int32), segment=pl.lit(segment, pl.Int32)
         )
-        frames.append(placed.select(*empty))
+        frames.append(compact(placed.select(*empty)))
     return pl.concat(frames)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from contracts import JsonDict
-from staging import Names, Staging
+from contracts import JsonDict, Stop
+from staging import INDEX, Names, Staging, watermark_name
 
 SCHEMA: dict[str, pl.DataType] = {"key": pl.String(), "part": pl.UInt64(), "hash": pl.UInt64(), "missing": pl.UInt8()}
 """An index part: key, the key's hash (it decides the part), the row's hash, complete runs in a row that did not have it."""
@@ -36,36 +36,45 @@ def within(part: int, parts: int) -> pl.Expr:
     return above if high == SPAN else above & (column < pl.lit(high, pl.UInt64))
 
 
+def compact(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with texts of its own: what a filter leaves holds on to all texts that it was taken from, of other parts too."""
+    return pl.DataFrame(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+
 def base_of(
     staging: Staging, source: str, stream: str, watermark: JsonDict | None, part: int, parts: int
 ) -> pl.DataFrame:
     """The base index's keys of a part, whatever the number of parts it was written in."""
     frames = [pl.DataFrame(schema=SCHEMA)]
     if watermark is not None and stream in watermark.get("streams", {}):
-        of = watermark["streams"][stream]
-        names = Names(source, watermark["run_id"])
-        frames += [
-            frame.filter(within(part, parts)) for frame in _parts(staging, names, stream, of, part=part, parts=parts)
-        ]
+        frames += _parts(staging, Names(source, watermark["run_id"]), stream, watermark["streams"][stream], part, parts)
     return pl.concat(frames)
 
 
-def _parts(
-    staging: Staging, names: Names, stream: str, of: JsonDict, *, part: int, parts: int
-) -> Iterator[pl.DataFrame]:
+def _parts(staging: Staging, names: Names, stream: str, of: JsonDict, part: int, parts: int) -> Iterator[pl.DataFrame]:
     low, high = bounds(part, parts)
     for at in range(of["parts"]):
         from_, to = bounds(at, of["parts"])
         if to <= low or from_ >= high:
             continue
-        yield pl.read_parquet(io.BytesIO(staging.read(names.index(stream, at))))
-        if of["gone_rule"] == DROPPED:
-            continue
-        content = staging.find(names.gone(stream, at))
-        if content is None:
-            continue
-        gone = pl.read_parquet(io.BytesIO(content))
-        if of["gone_rule"] == SUSPECTS:
-            yield gone.filter(pl.col("missing") < 2)
-        else:
-            yield gone.with_columns(missing=pl.col("missing") - 1)
+        inside = low <= from_ and to <= high
+        blobs = [names.index(stream, at)] + ([] if of["gone_rule"] == DROPPED else [names.gone(stream, at)])
+        for name in blobs:
+            frame = _read(staging, name, names.source)
+            frame = frame if inside else compact(frame.filter(within(part, parts)))
+            if name == blobs[0]:
+                yield frame
+            elif of["gone_rule"] == SUSPECTS:
+                yield frame.filter(pl.col("missing") < 2)
+            else:
+                yield frame.with_columns(missing=pl.col("missing") - 1)
+
+
+def _read(staging: Staging, name: str, source: str) -> pl.DataFrame:
+    content = staging.find(name)
+    if content is None:
+        raise Stop(
+            f"{name!r} is gone, a part of the last complete run's index: what has changed or gone cannot be told",
+            f"keep {INDEX} out of lifecycle rules; to go on without it, delete {watermark_name(source)!r} and load in full",
+        )
+    return pl.read_parquet(io.BytesIO(content))

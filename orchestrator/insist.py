@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts import JsonDict
+from orchestrator.history import History
 from orchestrator.lane_state import LONGEST_HOLD_S
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SHORT_WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 60
 
 
 def insist(
-    context: DurableOrchestrationContext, name: str, message: JsonDict, shown: JsonDict
+    context: DurableOrchestrationContext, name: str, message: JsonDict, shown: JsonDict, history: History
 ) -> Generator[Any, Any, JsonDict]:
     """Call an activity until it answers with a result or a stop; after the last wait its trouble is a stop.
 
@@ -28,6 +29,7 @@ def insist(
     """
     trouble = ""
     for wait_s in (*SHORT_WAITS_S, 0.0):
+        history.waited()
         try:
             answer: JsonDict = yield context.call_activity(name, message)
         except Exception as error:  # noqa: BLE001 - the SDK raises a failed activity as a bare Exception
@@ -38,6 +40,7 @@ def insist(
         context.set_custom_status({**shown, "trouble": [trouble[:200]]})
         if wait_s:
             delay = timedelta(seconds=min(LONGEST_HOLD_S, max(wait_s, answer["retry_after_s"])))
+            history.waited()
             yield context.create_timer(context.current_utc_datetime + delay)
     return {"stop": trouble, "remedy": "when that is mended, start the load again"}
 

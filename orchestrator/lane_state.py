@@ -29,6 +29,9 @@ UNBOUNDED_TRIES: Final = 60
 PACK_SEGMENTS: Final = 32
 """Segments of one upload at most: what waits for it is part of the state, and segments may be as small as a page."""
 
+REASON_LENGTH, TROUBLE_LENGTH = 400, 200
+"""What is kept of a reason, and of what is being waited for: the states of 640 lanes with both stay below the 1 MB that a task hub takes."""
+
 LONGEST_HOLD_S: Final = 86_400.0
 """No answer holds a step longer than a day; one that asks for more is taken for garbage."""
 
@@ -42,7 +45,7 @@ class LaneState:
 
     stream: str
     lane: int
-    cursor: JsonDict
+    cursor: JsonDict = field(default_factory=dict)
     segment: int = 0
     exhausted: bool = False
     transforming: list[int] = field(default_factory=list)
@@ -81,8 +84,9 @@ class LaneState:
         return cls(**{name: value for name, value in wire.items() if name in known})
 
     def wire(self) -> JsonDict:
-        """The state as JSON."""
-        return dataclasses.asdict(self)
+        """The state as JSON, without what is as it was at the start: a run's input has the states of all its lanes, hundreds perhaps."""
+        usual = dataclasses.asdict(LaneState("", -1, {}))
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
 
     @property
     def exporting(self) -> bool:
@@ -161,7 +165,7 @@ class LaneState:
     def _again(self, step: str, reason: str, retry_after_s: float, policy: Policy, now: datetime) -> None:
         failing = self.failing.setdefault(step, {"since": now.isoformat(), "tries": 0})
         failing["tries"] = min(failing["tries"] + 1, UNBOUNDED_TRIES)
-        failing["reason"] = reason
+        failing["reason"] = reason[:TROUBLE_LENGTH]
         lasted = (now - datetime.fromisoformat(failing["since"])).total_seconds()
         if lasted >= policy.give_up_after_s:
             remedy = "when that is mended, start the load again"
@@ -172,7 +176,8 @@ class LaneState:
 
     def _stop(self, step: str, answer: JsonDict) -> None:
         remedy = answer.get("remedy")
-        self.reasons.append(f"{self.stream}: {answer['stop']}" + (f": {remedy}" if remedy else ""))
+        reason = f"{self.stream}: {answer['stop']}" + (f": {remedy}" if remedy else "")
+        self.reasons.append(reason[:REASON_LENGTH])
         self.holds.pop(step, None)
         self.cancelled = self.cancelled or bool(answer.get("cancelled"))
         if step == EXPORT and not self.cancelled:

@@ -4,8 +4,8 @@
 2. A turn runs every stream side by side for some seconds; between turns the run knows all lanes' states and sets its custom status. Turns grow,
    so that progress shows at once and long runs pay nothing for it. No `task_any`: the SDK's 1.x replay punishes windows
    (docs/adr/0003-turns.md).
-3. Every `TURNS_PER_EXECUTION` turns the run continues as new with the lanes' states, which is all there is to know.
-4. When the lanes are done, `compare` judges the keys: a delta then sends what has changed, and every load sends tombstones for what is gone.
+3. Every `TURNS_PER_EXECUTION` turns, or when its history is full, the run continues as new with the lanes' states, which is all there is to know.
+4. When the lanes are done, `compare` judges the keys: a delta then sends what has changed, and when all that has been accepted every load sends tombstones for what is gone.
 5. `close_run` always runs, also for a run that failed or was cancelled. Invariant: a run ends with a manifest, or says why it could not write one.
 """
 
@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts import CLOSE_RUN, OPEN_RUN, STREAM, CloseRequest, JsonDict, LoadRequest, Plan, Policy, Run
-from orchestrator.compare import compare
+from orchestrator.compare import bury, compare
+from orchestrator.history import History
 from orchestrator.insist import SHORT_WAITS_S, insist, said
 from orchestrator.lane_state import LaneState
 from orchestrator.status import status
@@ -38,35 +39,43 @@ class LoadFailedError(Exception):
 
 
 def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict | None]:
-    """Load a source; the manifest. Input: {request} at first, then {request, plan, states, turn} as it continues."""
+    """Load a source; the manifest. Input: {request} at first, then {request, plan, states, turn, broken, diffs} as it continues."""
     work: JsonDict = context.get_input()
+    history = History()
     request = LoadRequest.from_wire(work["request"])
     if "plan" not in work:
         shown = status(request, "opening", None, [], context.current_utc_datetime)
         context.set_custom_status(shown)
-        answer = yield from insist(context, OPEN_RUN, request.to_wire(), shown)
+        answer = yield from insist(context, OPEN_RUN, request.to_wire(), shown, history)
         if "stop" in answer:
-            return (yield from _close(context, request, None, [], [said(answer)]))
+            return (yield from _close(context, request, None, [], [said(answer)], history))
         work = {**work, "plan": answer, "states": [LaneState.start(lane).wire() for lane in answer["lanes"]], "turn": 0}
     plan = Plan.from_wire(work["plan"])
     states: list[JsonDict] = work["states"]
     turn: int = work["turn"]
     broken: int = work.get("broken", 0)
     for _ in range(TURNS_PER_EXECUTION):
+        if history.full:
+            break
         if all(LaneState.of(state).finished for state in states):
-            failed = any(state["failed"] or state["export_failed"] for state in states)
-            if failed or "diffs" in work:
-                return (yield from _close(context, request, plan, states, [], work.get("diffs")))
-            shown = status(request, "comparing", plan, states, context.current_utc_datetime)
-            context.set_custom_status(shown)
-            states, diffs = yield from compare(context, plan, states, shown, allow_deletes=request.allow_deletes)
+            diffs: JsonDict = work.get("diffs", {})
+            failed = any(lane.failed or lane.export_failed for lane in map(LaneState.of, states))
+            if not failed and (not diffs or diffs.get("comparing")):
+                shown = status(request, "comparing", plan, states, context.current_utc_datetime)
+                context.set_custom_status(shown)
+                states, diffs = yield from compare(
+                    context, plan, states, diffs, shown, history, allow_deletes=request.allow_deletes
+                )
+            elif not failed and diffs.get("bury"):
+                states, diffs = bury(states, diffs)
+            else:
+                return (yield from _close(context, request, plan, states, [], history, diffs))
             work = {**work, "diffs": diffs}
-            if all(LaneState.of(state).finished for state in states):
-                return (yield from _close(context, request, plan, states, [], diffs))
+            continue
         phase = "sending" if "diffs" in work else "loading"
         context.set_custom_status(status(request, phase, plan, states, context.current_utc_datetime))
         try:
-            states = yield from _turn(context, plan, states, turn)
+            states = yield from _turn(context, plan, states, turn, history)
             broken = 0
         except Exception as error:  # noqa: BLE001 - the SDK raises a failed sub-orchestration as a bare Exception
             # The states are those of the turn's begin; what was done meanwhile is found by the steps themselves.
@@ -74,7 +83,8 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
             if broken > BROKEN_TURNS:
                 states = [{**state, "failed": True} for state in states]
                 told = [f"the orchestration broke: {str(error)[:300]}"]
-                return (yield from _close(context, request, plan, states, told, work.get("diffs")))
+                return (yield from _close(context, request, plan, states, told, history, work.get("diffs")))
+            history.waited()
             # Whatever broke it gets time to recover; without it six turns would be over in a second.
             yield context.create_timer(context.current_utc_datetime + timedelta(seconds=SHORT_WAITS_S[broken]))
         turn += 1
@@ -83,23 +93,26 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
 
 
 def _turn(
-    context: DurableOrchestrationContext, plan: Plan, states: list[JsonDict], turn: int
+    context: DurableOrchestrationContext, plan: Plan, states: list[JsonDict], turn: int, history: History
 ) -> Generator[Any, Any, list[JsonDict]]:
     policy = Policy.from_wire(plan.policy)
     now = context.current_utc_datetime
     idle = _idle_until(plan, states, policy, now)
     if idle is not None:
+        history.waited()
         yield context.create_timer(idle)
         now = context.current_utc_datetime
     seconds = min(policy.longest_turn_s, policy.first_turn_s * TURN_GROWTH ** min(turn, LONGEST_GROWTH_TURNS))
     shared = {"run": plan.run, "policy": plan.policy, "until": (now + timedelta(seconds=seconds)).isoformat()}
-    streams = list(dict.fromkeys(state["stream"] for state in states if not LaneState.of(state).finished))
+    going = [state for state in states if not LaneState.of(state).finished]
+    streams = list(dict.fromkeys(state["stream"] for state in going))
     tasks = [
         context.call_sub_orchestrator(
-            STREAM, {**shared, "states": [state for state in states if state["stream"] == name]}
+            STREAM, {**shared, "states": [state for state in going if state["stream"] == name]}
         )
         for name in streams
     ]
+    history.waited(len(tasks))
     ended = yield context.task_all(tasks)
     changed = {(state["stream"], state["lane"]): state for group in ended for state in group}
     return [changed.get((state["stream"], state["lane"]), state) for state in states]
@@ -125,6 +138,7 @@ def _close(
     plan: Plan | None,
     states: list[JsonDict],
     told: list[str],
+    history: History,
     diffs: JsonDict | None = None,
 ) -> Generator[Any, Any, JsonDict]:
     lanes = [LaneState.of(state) for state in states]
@@ -157,7 +171,7 @@ def _close(
     )
     shown = status(request, "closing", plan, states, context.current_utc_datetime)
     context.set_custom_status(shown)
-    manifest = yield from insist(context, CLOSE_RUN, message.to_wire(), shown)
+    manifest = yield from insist(context, CLOSE_RUN, message.to_wire(), shown, history)
     if "stop" in manifest:
         reasons.append(said(manifest))
         failed = True

@@ -25,6 +25,8 @@ from contracts import (
     LOAD,
     ORCHESTRATORS,
     STREAM,
+    TOMBSTONE_LANE,
+    DiffResult,
     ExportResult,
     JsonDict,
     LanePlan,
@@ -36,7 +38,9 @@ from contracts import (
     UploadResult,
 )
 from local.durable.history import context_json
+from local.durable.limits import check_custom_status, check_payload
 from local.durable.replay import OUT_OF_PROC_LABEL, Replay, parse_state
+from orchestrator.compare import parts_of
 from orchestrator.lane import lane
 from orchestrator.load import load
 from orchestrator.stream import stream
@@ -58,9 +62,10 @@ Script = Callable[[str, JsonDict, int], Any]
 
 
 class Plant:
-    """A source of so many segments a lane, a staging area and a table, as activities' answers; idempotent, as the real ones are.
+    """A source of so many segments a lane, a staging area, a snapshot index and a table, as activities' answers; idempotent, as the real ones are.
 
-    `script(name, message, nth call of that name)` may give an answer of its own, raise, or return None for the usual.
+    `script(name, message, nth call of that name)` may give an answer of its own, raise, or return None for the usual. `known`, `gone`: keys that the index of the
+    last run has of each stream, and those of them that are not there any more; `changed(segment)`: rows of a segment that a delta has to send.
     """
 
     def __init__(
@@ -69,8 +74,14 @@ class Plant:
         segments: int = 5,
         policy: Policy = POLICY,
         script: Script = lambda *_: None,
+        *,
         rows: Callable[[int], int] = lambda _: 10,
         row_bytes: int = 50,
+        known: int = 0,
+        gone: int = 0,
+        changed: Callable[[int], int] = lambda segment: segment % 3,
+        stability: str = "snapshot",
+        cursor: Callable[[int], JsonDict] = lambda _: {},
     ) -> None:
         self.lanes, self.segments, self.policy, self.script = (
             lanes or {"assets": 2, "findings": 1},
@@ -78,12 +89,15 @@ class Plant:
             policy,
             script,
         )
-        self.rows, self.row_bytes = rows, row_bytes
+        self.rows, self.row_bytes, self.changed = rows, row_bytes, changed
+        self.known, self.gone, self.stability, self.cursor = known, gone, stability, cursor
         self.calls: list[tuple[str, JsonDict]] = []
         self.exported: set[tuple[str, int, int]] = set()
         self.transformed: set[tuple[str, int, int]] = set()
         self.uploaded: Counter[tuple[str, int, int]] = Counter()
-        self.packs: dict[tuple[str, int, int, int], JsonDict] = {}
+        self.buried: Counter[tuple[str, int]] = Counter()
+        self.judged: dict[str, set[int]] = {}
+        self.packs: dict[tuple[str, int, int], JsonDict] = {}
         self.close: JsonDict | None = None
 
     def __call__(self, name: str, message: JsonDict) -> Any:
@@ -96,19 +110,33 @@ class Plant:
         """Every segment that there is."""
         return {(name, n, s) for name, count in self.lanes.items() for n in range(count) for s in range(self.segments)}
 
+    @property
+    def parts(self) -> int:
+        """In how many parts a stream is compared; every stream of the plant has as many lanes as it has, so it is the most of any."""
+        return parts_of(0, self.known)
+
     def open_run(self, message: JsonDict) -> JsonDict:
         request = LoadRequest.from_wire(message)
-        run = Run(request.run_id, request.source, request.mode, request.started_at).to_wire()
-        lanes = [LanePlan(name, n, {"at": 0}).to_wire() for name, count in self.lanes.items() for n in range(count)]
+        base = "plant-0" if self.known else None
+        run = Run(request.run_id, request.source, request.mode, request.started_at, None, base).to_wire()
+        lanes = [
+            LanePlan(name, n, {"at": 0}, uploads=request.mode == "full").to_wire()
+            for name, count in self.lanes.items()
+            for n in range(count)
+        ]
         expected: dict[str, int | None] = dict.fromkeys(self.lanes, 10 * self.segments)
-        return Plan(run, lanes, expected, self.policy.to_wire()).to_wire()
+        known = dict.fromkeys(self.lanes, self.known) if self.known else {}
+        of = {"whole": True, "stability": self.stability, "table": "CAASM_Assets_CL"}
+        streams = {name: dict(of) for name in self.lanes}
+        return Plan(run, lanes, expected, self.policy.to_wire(), [], known, streams).to_wire()
 
     def export(self, message: JsonDict) -> JsonDict:
         at = message["cursor"]["at"]
         assert at == message["segment"], "a cursor must belong to its segment"
         self.exported.add((message["stream"], message["lane"], message["segment"]))
         exhausted = at + 1 >= self.segments
-        return ExportResult({"at": at + 1}, staged=True, exhausted=exhausted, records=10, pages=1, bytes=500).to_wire()
+        cursor = {"at": at + 1, **self.cursor(at)}
+        return ExportResult(cursor, staged=True, exhausted=exhausted, records=10, pages=1, bytes=500).to_wire()
 
     def transform(self, message: JsonDict) -> JsonDict:
         where = (message["stream"], message["lane"], message["segment"])
@@ -118,17 +146,47 @@ class Plant:
         return TransformResult(10, 10, 0, 0, rows, rows * self.row_bytes).to_wire()
 
     def upload(self, message: JsonDict) -> JsonDict:
-        first, last = message["first"], message["last"]
-        pack = (message["stream"], message["lane"], first, last)
-        if pack not in self.packs:
-            rows = 0
+        """A pack that is frozen keeps its membership, whatever is asked for now."""
+        stream, number, first, last = (message[name] for name in ("stream", "lane", "first", "last"))
+        if (stream, number, first) not in self.packs:
+            rows = sent = 0
             for segment in range(first, last + 1):
-                where = (message["stream"], message["lane"], segment)
-                assert where in self.transformed, f"{where} is uploaded before it is transformed"
-                self.uploaded[where] += 1
-                rows += self.rows(segment)
-            self.packs[pack] = UploadResult(rows, rows, 0, 0, 1, 1, rows * self.row_bytes, rows).to_wire()
-        return self.packs[pack]
+                there, wanted = self._segment(stream, number, segment, verdicts=message["verdicts"])
+                rows, sent = rows + there, sent + wanted
+            self.packs[stream, number, first] = UploadResult(
+                rows, sent, 0, 0, 1, 1, sent * self.row_bytes, sent, unchanged=rows - sent, last=last
+            ).to_wire()
+        return self.packs[stream, number, first]
+
+    def _segment(self, stream: str, number: int, segment: int, *, verdicts: bool) -> tuple[int, int]:
+        """Rows of a segment, and those of them that are sent."""
+        if number == TOMBSTONE_LANE:
+            assert self.judged[stream] == set(range(self.parts)), f"{stream}'s tombstones are sent before all is judged"
+            assert set(self.uploaded) == self.transformed, "tombstones are sent before everything else has been"
+            self.buried[stream, segment] += 1
+            return self._gone(segment), self._gone(segment)
+        where = (stream, number, segment)
+        assert where in self.transformed, f"{where} is uploaded before it is transformed"
+        assert not verdicts or len(self.judged[stream]) == self.parts, f"{where} is sent before it is judged"
+        self.uploaded[where] += 1
+        rows = self.rows(segment)
+        return rows, min(rows, self.changed(segment)) if verdicts else rows
+
+    def _gone(self, part: int) -> int:
+        return self.gone // self.parts + (part < self.gone % self.parts)
+
+    def diff(self, message: JsonDict) -> JsonDict:
+        """One part's share of the stream's keys."""
+        stream, part, parts = message["stream"], message["part"], message["parts"]
+        ours = {where for where in self.everything if where[0] == stream}
+        assert ours <= self.transformed, "a stream is judged before all of it is there"
+        assert parts == self.parts
+        self.judged.setdefault(stream, set()).add(part)
+        rows = sum(self.rows(segment) for _, _, segment in ours) if part == 0 else 0
+        known = self.known // parts + (part < self.known % parts)
+        gone = self._gone(part)
+        tombstones = gone if message["proven"] else gone // 2
+        return DiffResult(rows, rows, 0, 0, 0, rows, gone, tombstones, known).to_wire()
 
     def close_run(self, message: JsonDict) -> JsonDict:
         self.close = message
@@ -176,7 +234,11 @@ def answer_of(name: str, body: str) -> tuple[str | None, Exception | None]:
 
 
 class Drive:
-    """A discrete-event simulation of a task hub. `apart`: completions come one by one, `twice`: each comes again a little later."""
+    """A discrete-event simulation of a task hub.
+
+    `twice`: each comes again a little later. `kill_at`: at that event the worker is lost with what it was
+    doing: an activity that it ran, an episode that it replayed; both are done again by the next worker.
+    """
 
     def __init__(
         self,
@@ -186,8 +248,10 @@ class Drive:
         *,
         twice: bool = False,
         lose: Callable[[str, int], bool] = lambda *_: False,
+        kill_at: int = 0,
     ) -> None:
         """`seconds`: how long an activity takes. `lose(orchestrator, nth)`: whether that instance fails without having run."""
+        self.kill_at, self.events = kill_at, 0
         self.plant, self.now, self.start, self.seconds, self.twice, self.lose = (
             plant,
             start,
@@ -203,17 +267,20 @@ class Drive:
         self.statuses: list[JsonDict] = []
         self.longest: Counter[str] = Counter()
         self.largest = 0
+        self.largest_payload = 0
         self.started: Counter[str] = Counter()
         self.continued: Counter[str] = Counter()
         self.outcome: Any = None
         self.failure: str | None = None
 
-    def run(self, name: str, value: Any, limit: int = 60_000) -> Any:
-        """The result of the orchestrator; raises OrchestrationFailedError with what it failed of."""
+    def run(self, name: str, value: Any, limit: int = 60_000, until: int = 0) -> Any:
+        """The result of the orchestrator; raises OrchestrationFailedError with what it failed of. `until`: after so many events the hub is gone for good; None."""
         self._start(name, json.dumps(value), None)
         for _ in range(limit):
             if not self.queue:
                 break
+            if until and self.events >= until:
+                return None
             self._next()
         else:
             raise AssertionError(f"no end after {limit} events, at {self.now - self.start}")
@@ -222,15 +289,20 @@ class Drive:
         assert self.instances["0"].ended, "the orchestration is stuck: nothing is due and it has not ended"
         return self.outcome
 
-    def load(self, mode: str = "full") -> Any:
+    def load(self, mode: str = "full", until: int = 0, *, allow_deletes: bool = False) -> Any:
         """Run a load of the plant."""
-        request = LoadRequest("plant-1", "plant", mode, self.start.isoformat())
-        return self.run(LOAD, {"request": request.to_wire()})
+        request = LoadRequest("plant-1", "plant", mode, self.start.isoformat(), [], allow_deletes)
+        return self.run(LOAD, {"request": request.to_wire()}, until=until)
 
     def _later(self, at: datetime, instance: Instance, make: Callable[[], Any]) -> None:
         heapq.heappush(self.queue, (max(at, self.now), next(self.numbers), instance.id, instance.execution, make))
 
+    def _payload(self, what: str, text: str | None) -> None:
+        check_payload(what, text)
+        self.largest_payload = max(self.largest_payload, len(text or ""))
+
     def _start(self, name: str, text: str, parent: tuple[str, int, int] | None) -> None:
+        self._payload(f"input of {name}", text)
         instance = Instance(name, str(len(self.instances)), parent)
         self.instances[instance.id] = instance
         self.started[name] += 1
@@ -246,24 +318,34 @@ class Drive:
         instance = self.instances[instance_id]
         if instance.ended or instance.execution != execution:
             return
+        self.events += 1
+        killed = self.events == self.kill_at
         event = make()
         event.timestamp.FromDatetime(self.now)
         begin = pb.HistoryEvent(eventId=-1, orchestratorStarted=pb.OrchestratorStartedEvent())
         begin.timestamp.FromDatetime(self.now)
         instance.new = [begin, event]
+        if killed:
+            self._replay(instance)
+            self._later(self.now + timedelta(seconds=30), instance, make)
+            return
         self._episode(instance)
 
-    def _episode(self, instance: Instance) -> None:
+    def _replay(self, instance: Instance) -> tuple[str, JsonDict]:
+        """What the SDK is given for the instance's next episode, and the state that it answers."""
         request = pb.OrchestratorRequest(instanceId=instance.id, pastEvents=instance.past, newEvents=instance.new)
         body = context_json(request, instance.parent[0] if instance.parent else None)
-        answer, error = answer_of(instance.name, body)
+        return body, parse_state(*answer_of(instance.name, body))
+
+    def _episode(self, instance: Instance) -> None:
+        body, state = self._replay(instance)
         self.largest = max(self.largest, len(body))
-        state = parse_state(answer, error)
         self.episodes.append(
             Episode(instance.name, instance.id, instance.execution, body, json.dumps(state["actions"]), self.now)
         )
         actions, status = Replay(instance.id, instance.name, state, KNOWN).run(instance.past, instance.new)
         if status is not None:
+            check_custom_status(status)
             self.statuses.append(json.loads(status))
         done = pb.HistoryEvent(eventId=-1, orchestratorCompleted=pb.OrchestratorCompletedEvent())
         scheduled = [_scheduled(action) for action in actions if not action.HasField("completeOrchestration")]
@@ -311,6 +393,7 @@ class Drive:
 
     def _complete(self, instance: Instance, done: Any) -> None:
         if done.orchestrationStatus == pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW:
+            self._payload(f"input of {instance.name} as it continues", done.result.value)
             self.continued[instance.name] += 1
             instance.execution += 1
             instance.past = []
@@ -318,6 +401,7 @@ class Drive:
             self._later(self.now, instance, lambda: _started(instance.name, text, instance.id))
             return
         instance.ended = True
+        self._payload(f"output of {instance.name}", done.result.value)
         failed = done.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
         self._tell(instance, done.result.value, done.failureDetails.errorMessage if failed else None)
 

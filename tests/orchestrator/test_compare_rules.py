@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from contracts import TOMBSTONE_LANE, DiffResult, Plan, Policy, Run
-from orchestrator.compare import compare
+from orchestrator.compare import bury, compare
+from orchestrator.history import History
 from orchestrator.lane_state import LaneState
 
 POLICY = Policy(1000, 2, 1.0, 60.0, 600.0, 2.0, 60.0, delete_share=0.1)
+ADDS_UP = {"exported": 95, "staged": 95, "flattened": 95, "rows": 95, "accepted": 95}
 GONE = DiffResult(rows=95, keys=95, duplicates=0, created=0, updated=0, unchanged=95, gone=5, tombstones=5, known=100)
 
 
@@ -23,27 +25,33 @@ def _compared(
     mode: str = "full",
     whole: bool = True,
     allow: bool = False,
+    beside: dict[str, int] | None = None,
     **lane: Any,
 ) -> tuple[list[LaneState], Any, list[Any]]:
-    """States, comparison and the diff requests of a run of one stream whose parts all give `result`."""
+    """States, comparison and the diff requests of a run of one stream whose parts all give `result`; `beside`: what another stream's lane counted."""
     run = Run("r", "device42", mode, "2026-03-01T00:00:00+00:00", base="b").to_wire()
     streams = {"devices": {"whole": whole, "stability": stability, "table": "CAASM_Assets_CL"}}
     plan = Plan(run, [], {}, POLICY.to_wire(), known={"devices": 100}, streams=streams)
-    counts = {"exported": 95, "rows": 95, **lane.pop("counts", {})}
+    counts = {**ADDS_UP, **lane.pop("counts", {})}
     given = {"total": 95, "first_total": 95, **lane}
     state = LaneState("devices", 0, {}, segment=4, exhausted=True, counts=counts, **given)
     asked: list[Any] = []
+    lanes = [state]
+    if beside is not None:
+        streams["others"] = {"whole": True, "stability": "snapshot", "table": "CAASM_Assets_CL"}
+        lanes.append(LaneState("others", 0, {}, segment=4, exhausted=True, counts={**ADDS_UP, **beside}))
     context = SimpleNamespace(
         call_activity=lambda _name, message: asked.append(message), set_custom_status=lambda _: None
     )
-    steps = compare(context, plan, [state.wire()], {}, allow_deletes=allow)
+    steps = compare(context, plan, [lane.wire() for lane in lanes], {}, {}, History(), allow_deletes=allow)
     answer = None
     try:
         while True:
             steps.send(answer)
             answer = result.to_wire()
     except StopIteration as end:
-        states, diffs = end.value
+        _, diffs = end.value
+        states, _ = bury(*end.value)
     return [LaneState.of(wire) for wire in states], diffs, asked
 
 
@@ -73,11 +81,30 @@ def test_page_numbers_prove_nothing_and_wait_for_a_second_run() -> None:
         ("counted", {"total": 96}, "total moved"),
         ("counted", {"first_total": 96}, "total moved"),
         ("counted", {"total": None, "first_total": None}, "total moved"),
-        ("snapshot", {"counts": {"rejected": 1}}, "1 records were rejected"),
+        ("snapshot", {"counts": {"flattened": 94, "rejected": 1}}, "1 records were rejected"),
+        ("snapshot", {"counts": {"cut_short": 1}}, "1 lanes did not reach the end"),
+        ("snapshot", {"counts": {"staged": 94}}, "95 records exported, 94 staged"),
+        ("snapshot", {"counts": {"flattened": 94}}, "94 flattened, rejected or filtered"),
+        ("snapshot", {"counts": {"accepted": 94}}, "95 rows, 94 accepted or dead-lettered"),
+        ("snapshot", {"beside": {"failed_pages": 1}}, "others is not complete: 1 pages could not be read"),
+        ("snapshot", {"beside": {"cut_short": 2}}, "others is not complete: 2 lanes did not reach the end"),
         ("snapshot", {"counts": {"failed_pages": 2}}, "2 pages could not be read"),
         ("snapshot", {"whole": False}, "only what has changed"),
     ],
-    ids=["last total", "first total", "no total", "rejected", "unreadable", "partial"],
+    ids=[
+        "last total",
+        "first total",
+        "no total",
+        "rejected",
+        "cut short",
+        "not staged",
+        "not flattened",
+        "not sent",
+        "unreadable beside",
+        "cut short beside",
+        "unreadable",
+        "partial",
+    ],
 )
 def test_nothing_is_deleted_on_doubt(stability: str, change: dict[str, Any], says: str) -> None:
     """Each doubt keeps every key, and is said."""
@@ -92,6 +119,24 @@ def test_records_that_came_twice_are_a_doubt_where_nothing_else_is_known() -> No
     twice = replace(GONE, duplicates=1)
     assert not _tombstones(_compared("none", twice)[0])
     assert _tombstones(_compared("snapshot", twice)[0])
+
+
+def test_rejects_of_another_stream_are_no_doubt() -> None:
+    """A run with rejects is complete; only the stream that has them may have a subject that did not become a row."""
+    states, _, _ = _compared("snapshot", beside={"flattened": 90, "rejected": 5})
+    assert [state.stream for state in states if state.lane == TOMBSTONE_LANE] == ["devices"]
+
+
+def test_a_dead_letter_is_no_doubt() -> None:
+    """What the destination refused was exported all the same."""
+    assert _tombstones(_compared("snapshot", counts={"accepted": 90, "dead_lettered": 5})[0])
+
+
+def test_nothing_known_and_nothing_gone_is_no_division_by_zero() -> None:
+    """A first run: no index, no tombstones, no note."""
+    first = DiffResult(95, 95, 0, 95, 0, 0, 0, 0, 0)
+    states, diffs, _ = _compared("snapshot", first)
+    assert (_tombstones(states), diffs["notes"], diffs["streams"]["devices"]["gone_rule"]) == (False, [], "dropped")
 
 
 @pytest.mark.parametrize(("gone", "allow", "deletes"), [(10, False, True), (11, False, False), (11, True, True)])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import contracts
-from contracts import CLOSE_RUN, EXPORT, OPEN_RUN, TRANSFORM, UPLOAD
+from contracts import CLOSE_RUN, DIFF, EXPORT, OPEN_RUN, TOMBSTONE_LANE, TRANSFORM, UPLOAD
 
 FORBIDDEN_EVENTS = ("open", "socket.", "subprocess.", "os.", "shutil.", "tempfile.", "urllib.", "time.sleep", "import")
 _watched = False
@@ -63,10 +63,53 @@ def always(name: str, answer: Any, since: int = 1) -> Callable[..., Any]:
     return script
 
 
+def burying(*answers: Any) -> Callable[..., Any]:
+    """A script that gives those answers to the first uploads of tombstones."""
+    left = list(answers)
+
+    def script(called: str, message: Any, nth: int) -> Any:
+        if called != UPLOAD or message["lane"] != TOMBSTONE_LANE or not left:
+            return None
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return script
+
+
 STOP = contracts.stop(contracts.Stop("403 from the source", "renew the key"))
 CANCELLED = contracts.stop(contracts.Cancelled("the run was cancelled"))
 
-SCENARIOS: dict[str, tuple[Callable[..., Any] | None, dict[str, Any]]] = {
+DELTA: dict[str, Any] = {"mode": "delta", "plant": {"known": 100, "gone": 4}}
+
+SCENARIOS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "a delta with changes and deletions": (None, DELTA),
+    "a full load with deletions": (None, {"plant": {"known": 100, "gone": 4}}),
+    "a delta compared in 110 parts": (None, {"mode": "delta", "plant": {"known": 27_500_000, "gone": 400}}),
+    "the guard refuses": (None, {"mode": "delta", "plant": {"known": 100, "gone": 50}}),
+    "the guard is lifted": (None, {"allow": True, "plant": {"known": 100, "gone": 50}}),
+    "page numbers prove nothing": (None, {"mode": "delta", "plant": {"known": 100, "gone": 4, "stability": "none"}}),
+    "diff again": (scripted({(DIFF, 1): contracts.again("503"), (DIFF, 2): contracts.again("429", 90.0)}), DELTA),
+    "diff breaks": (scripted({(DIFF, 2): OSError("the worker was lost")}), DELTA),
+    "diff breaks always": (always(DIFF, MemoryError("out of memory"), 2), DELTA),
+    "diff stops": (always(DIFF, STOP, 2), DELTA),
+    "cancelled while comparing": (always(DIFF, CANCELLED, 2), DELTA),
+    "what has changed is sent in the end": (scripted({(UPLOAD, 1): contracts.again("429", 30.0)}), DELTA),
+    "what has changed is refused": (always(UPLOAD, STOP, 2), DELTA),
+    "tombstones are sent in the end": (lambda: burying(contracts.again("429"), OSError("lost")), DELTA),
+    "tombstones are refused": (lambda: burying(STOP), DELTA),
+    "cancelled while burying": (lambda: burying(CANCELLED), DELTA),
+    "a delta's completions come twice": (None, {**DELTA, "twice": True}),
+    "a delta's sub-orchestrations fail": (
+        None,
+        {**DELTA, "lose": lambda name, nth: name == "stream" and nth in {3, 4}},
+    ),
+    "a delta is hard to close": (
+        scripted({(CLOSE_RUN, 1): contracts.again("storage is out"), (CLOSE_RUN, 2): OSError("lost")}),
+        DELTA,
+    ),
+    "three streams of eight lanes": (None, {**DELTA, "lanes": {"assets": 8, "findings": 8, "users": 8}, "segments": 2}),
     "all is well": (None, {}),
     "activities of different lengths": (
         None,
@@ -100,10 +143,15 @@ def recorded(plant: Any, drive: Any, name: str, start: datetime) -> Any:
     """The scenario, driven to its end; the early one only once."""
     if start == EARLY and name in _early:
         return _early[name]
-    script, options = SCENARIOS[name]
-    driven = drive(plant({"assets": 2, "findings": 1}, 4, script=script or (lambda *_: None)), start, **options)
+    script, given = SCENARIOS[name]
+    options = dict(given)
+    lanes, segments = options.pop("lanes", {"assets": 2, "findings": 1}), options.pop("segments", 4)
+    more, mode, allow = options.pop("plant", {}), options.pop("mode", "full"), options.pop("allow", False)
+    if script is not None and script.__code__.co_argcount == 0:
+        script = script()
+    driven = drive(plant(lanes, segments, script=script or (lambda *_: None), **more), start, **options)
     try:
-        driven.load()
+        driven.load(mode, allow_deletes=allow)
     except Exception as error:
         if type(error).__name__ != "OrchestrationFailedError":
             raise
