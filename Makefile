@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 SIZES ?= 10000 100000 1000000
 
-.PHONY: run test bench lint types check generate serve lock clean
+.PHONY: run test bench lint types infra package check generate serve lock clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -41,12 +41,19 @@ lint: $(VENV)/.tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 types: $(VENV)/.tests
-	@$(PY) -m mypy *.py activities bench local orchestrator sentinel sources transforms
+	@$(PY) -m mypy *.py activities bench infra local orchestrator sentinel sources transforms
 
-check: lint types test     ## what has to be green before a commit
+infra: $(VENV)/.local      ## the templates with every parameter file, offline (skipped where bicepcheck is not at hand)
+	@$(PY) -m infra.check
+
+package: $(VENV)/.local    ## build/app.zip, what is deployed; PROVIDER=scheduler for the Durable Task Scheduler
+	@$(PY) -m infra.package --provider $(or $(PROVIDER),storage)
+
+check: lint types infra test  ## what has to be green before a commit
 
 generate: $(VENV)/.local   ## what is made from the table contract
 	@$(PY) -m sentinel.reference
+	@$(PY) infra/products.py
 
 lock: $(VENV)/.tests       ## resolve the requirements anew from pyproject.toml
 	@$(PIP) install uv
@@ -55,4 +62,4 @@ lock: $(VENV)/.tests       ## resolve the requirements anew from pyproject.toml
 	    --quiet --output-file $${extras##*:}; done
 
 clean:
-	@rm -rf $(VENV) .caasm
+	@rm -rf $(VENV) .caasm build

@@ -99,6 +99,7 @@ class Part:
 class Stack:
     """Starts and stops the parts. `simulator`: arguments of the product simulators, or None with `source_url` set.
 
+    `app_dir` is the app's folder: the repository, or an unpacked package, which then sees nothing else of ours but local/.
     `directory` keeps what the parts store: blobs/, sentinel/ and logs/. With a `journal` the app goes on with what ran when it ended last, and is
     started again after a kill, at most `most_restarts` times in all; `chaos` is the seed of what kills it, and of what else is done to it.
     """
@@ -110,6 +111,7 @@ class Stack:
     dcr: str = DCR
     app_settings: dict[str, str] = field(default_factory=dict)
     app_arguments: list[str] = field(default_factory=list)
+    app_dir: Path = ROOT
     journal: Path | None = None
     chaos: int | None = None
     most_restarts: int = 0
@@ -186,7 +188,10 @@ class Stack:
             if "app" in self.parts:
                 self.parts["app"].stop()
             self._spawn(
-                "app", ["local.durable", str(ROOT), "--port", str(port), *self._app_options()], self.environment()
+                "app",
+                ["local.durable", str(self.app_dir), "--port", str(port), *self._app_options()],
+                self.environment(),
+                self._beside_app(),
             )
             app = self.parts["app"]
             try:
@@ -199,6 +204,16 @@ class Stack:
                     port = 0
                 else:
                     raise
+
+    def _beside_app(self) -> Path:
+        """Where the app's process starts, which is where it finds local/."""
+        if self.app_dir == ROOT:
+            return ROOT
+        beside = self.directory / "host"
+        beside.mkdir(exist_ok=True)
+        if not (beside / "local").exists():
+            (beside / "local").symlink_to(ROOT / "local", target_is_directory=True)
+        return beside
 
     def _app_options(self) -> list[str]:
         options = list(self.app_arguments)
@@ -231,12 +246,14 @@ class Stack:
         given = {name: os.environ[name] for name in (*LOCAL_SETTINGS, *SECRETS) if name in os.environ}
         return {**os.environ, **made, **given, **self.app_settings}
 
-    def _spawn(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+    def _spawn(
+        self, name: str, arguments: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT
+    ) -> None:
         log = self.directory / "logs" / f"{name}.log"
         with log.open("a") as words:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments, "--with-parent"],
-                cwd=ROOT,
+                cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -1,0 +1,25 @@
+@description('What analysts use, saved in the workspace: the functions that give the latest row of each key.')
+param workspaceName string
+
+// A file's first line is `// Name(parameters)`.
+var functions = [
+  loadTextContent('../../sentinel/content/functions/CAASM_Assets.kql')
+  loadTextContent('../../sentinel/content/functions/CAASM_Findings.kql')
+]
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = {
+  name: workspaceName
+}
+
+resource saved 'Microsoft.OperationalInsights/workspaces/savedSearches@2025-07-01' = [for text in functions: {
+  parent: workspace
+  name: split(substring(text, 3), '(')[0]
+  properties: {
+    category: 'CAASM'
+    displayName: split(substring(text, 3), '(')[0]
+    functionAlias: split(substring(text, 3), '(')[0]
+    functionParameters: split(split(text, '(')[1], ')')[0]
+    query: text
+    version: 2
+  }
+}]
