@@ -20,10 +20,12 @@ from rich.console import Console
 
 from local import show
 from local.azurite import is_installed
+from local.durable.kill_at import KillAt
 from local.load import run_load
 from local.node_packages import NodeError
 from local.outcome import Outcome
 from local.stack import DCR, ROOT, Stack, StackError
+from local.unfinished import Unfinished
 from sources.registry import SOURCES
 
 STATE = ROOT / ".caasm"
@@ -59,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(SOURCES)}, or all",
     )
     run.add_argument("--mode", choices=["full", "delta"], default="full")
+    run.add_argument(
+        "--allow-deletes", action="store_true", help="delete also more than the configured share of a stream"
+    )
+    run.add_argument(
+        "--fresh", action="store_true", help="begin a new run, also when the last one failed and could be taken up"
+    )
     run.add_argument("--ask", action="store_true", help="end with answers that a SOC would ask for")
     _stack_options(run)
     run.add_argument(
@@ -70,7 +78,14 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         const=Path(),
         metavar="FILE",
-        help="go on with what was running when the same command was killed (default FILE: journal.db in --keep's DIR)",
+        help="go on with what was running when the same command was killed, and without what it had loaded "
+        "(default FILE: journal.db in --keep's DIR)",
+    )
+    run.add_argument(
+        "--kill-at",
+        metavar="ACTIVITY:N[:end]",
+        help="SIGKILL the app and this command when an activity (open_run, export, transform, upload, diff, close_run) begins for "
+        "the N-th time, or with :end when it has done its work and nobody knows yet; to try what --journal and --keep are for",
     )
     run.add_argument(
         "--chaos",
@@ -110,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     grammar = parser()
     options = grammar.parse_args(arguments)
-    if options.command == "run" and options.journal is not None and options.keep is None:
-        grammar.error("--journal needs --keep DIR: what the journal goes on with is there")
+    if options.command == "run":
+        _check(options, grammar)
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=150)  # into a file or a CI log nothing needs to be cut to 80
@@ -124,6 +139,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _check(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> None:
+    """End with what is wrong with the options of a run."""
+    if options.journal is not None and options.keep is None:
+        grammar.error("--journal needs --keep DIR: what the journal goes on with is there")
+    if options.kill_at is not None:
+        if options.chaos is not None:
+            grammar.error("--kill-at is one kill at a chosen point, --chaos kills by chance: use one of them")
+        try:
+            KillAt.parse(options.kill_at)
+        except ValueError as error:
+            grammar.error(str(error))
 
 
 def _stack(options: argparse.Namespace, console: Console) -> Stack:
@@ -154,31 +182,51 @@ def _journalled(stack: Stack, options: argparse.Namespace) -> Stack:
         stack.journal = options.journal.resolve() if named else stack.directory / "journal.db"
         stack.chaos = options.chaos
         stack.most_restarts = KILLS_OF_CHAOS if options.chaos is not None else RESTARTS
+    if options.kill_at is not None:
+        stack.app_arguments = ["--kill-at", options.kill_at]
     return stack
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     names = list(SOURCES) if "all" in options.source else list(dict.fromkeys(options.source))
-    outcomes: list[Outcome] = []
+    asked = {name: True for name in ("allow_deletes", "fresh") if getattr(options, name)}
     with _journalled(_stack(options, console), options) as stack:
-        for name in names:
-            with show.Progress(console) as progress:
-                outcome = run_load(stack, name, options.mode, progress)
-            outcomes.append(outcome)
-            show.ledger(console, outcome)
-            if outcome.chaos is not None:
-                console.print(_chaos_line(outcome.chaos), highlight=False)
-            if outcome.manifest:
-                kept = stack.directory / "ledger" / f"{outcome.run_id}.json"
-                kept.parent.mkdir(exist_ok=True)
-                kept.write_text(json.dumps(outcome.manifest, indent=1))
+        served = {"simulator": stack.simulator, "url": stack.source_url}
+        command = {"sources": names, "mode": options.mode, **asked, **served}
+        unfinished = Unfinished(stack.directory / "command.json" if stack.journal else None, command)
+        outcomes = [_load(stack, unfinished, name, options.mode, asked, console) for name in names]
         directory = stack.directory
+        unfinished.close()
     if options.json:
         objects = [outcome.to_json() for outcome in outcomes]
         options.json.write_text(json.dumps(objects[0] if len(objects) == 1 else objects, indent=1))
     if options.ask and options.dce is None:
         _ask(directory, console)
     return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
+
+
+def _load(
+    stack: Stack, unfinished: Unfinished, source: str, mode: str, asked: dict[str, bool], console: Console
+) -> Outcome:
+    """Load a source and show what came of it; of one that ended before the command was killed, what came of it then."""
+    outcome = unfinished.ended(source)
+    if outcome is not None:
+        console.print(f"{source} was loaded before the command was killed:", highlight=False)
+        show.ledger(console, outcome)
+        return outcome
+    asked_at = unfinished.asked_at(source)
+    unfinished.asking(source)
+    with show.Progress(console) as progress:
+        outcome = run_load(stack, source, mode, progress, options=asked, asked_at=asked_at)
+    if outcome.manifest:
+        kept = stack.directory / "ledger" / f"{outcome.run_id}.json"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(outcome.manifest, indent=1))
+    unfinished.has_ended(outcome)
+    show.ledger(console, outcome)
+    if outcome.chaos is not None:
+        console.print(_chaos_line(outcome.chaos), highlight=False)
+    return outcome
 
 
 def _chaos_line(chaos: dict[str, int]) -> str:

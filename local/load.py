@@ -17,23 +17,40 @@ from local.stack import Stack
 
 JsonDict = dict[str, Any]
 
-FINISHED = {"Completed", "Failed", "Terminated", "Canceled"}
+FAILED = {"Failed", "Terminated", "Canceled"}
+
+FINISHED = {"Completed", *FAILED}
 
 POLL_S = 0.25
 
 
-def run_load(stack: Stack, source: str, mode: str, on_progress: Callable[[JsonDict], None]) -> Outcome:
-    """Start a load, or go on with the one that the app's journal has; report its custom status as it changes; return what it came to."""
+def run_load(
+    stack: Stack,
+    source: str,
+    mode: str,
+    on_progress: Callable[[JsonDict], None],
+    *,
+    options: JsonDict | None = None,
+    asked_at: str = "",
+) -> Outcome:
+    """Start a load, or go on with the one that the app's journal has; report its custom status as it changes; return what it came to.
+
+    `options`: more fields of the request. `asked_at`: when a command that was killed asked for this very load; if the app has begun it since then, it
+    is followed to its end, or taken as it ended, and not started again.
+    """
     chaos = _chaos(stack)
     meter = _Meter(stack)
     begun = time.monotonic()
-    code, answer = stack.call_app("POST", "/api/loads", {"source": source, "mode": mode})
-    if code != 202 and not (code == 409 and stack.journal is not None):
-        reason = f"{answer['error']}: {answer['remedy']}" if answer else f"the app answered {code}"
-        return Outcome(run_id="", source=source, mode=mode, status="failed", reasons=[reason])
+    answer: JsonDict | None = None
+    if not (asked_at and _begun_since(stack, source, asked_at)):
+        request = {"source": source, "mode": mode, **(options or {})}
+        code, answer = stack.call_app("POST", "/api/loads", request)
+        if code != 202 and not (code == 409 and stack.journal is not None):
+            reason = f"{answer['error']}: {answer['remedy']}" if answer else f"the app answered {code}"
+            return Outcome(run_id="", source=source, mode=mode, status="failed", reasons=[reason])
     state = _follow(stack, source, meter, on_progress)
     # A load that was resumed may not have told its id yet when it refused the second start.
-    run_id = answer["run_id"] or (state["customStatus"] or {}).get("run_id", "")
+    run_id = (answer or {}).get("run_id") or (state["customStatus"] or {}).get("run_id", "")
     wall_s = time.monotonic() - begun
     meter.look()
     code, manifest = stack.call_app("GET", f"/api/loads/{run_id}")
@@ -52,6 +69,12 @@ def run_load(stack: Stack, source: str, mode: str, on_progress: Callable[[JsonDi
         peak_memory_mb=meter.peak_memory_mb,
         chaos={"seed": stack.chaos, **{name: after[name] - chaos[name] for name in after}} if after else None,
     )
+
+
+def _begun_since(stack: Stack, source: str, asked_at: str) -> bool:
+    """Whether the source's instance was created since then, and did not fail."""
+    code, state = stack.call_app("GET", f"/runtime/webhooks/durabletask/instances/{instance_id(source)}")
+    return code < 400 and state["createdTime"] >= asked_at and state["runtimeStatus"] not in FAILED
 
 
 def _follow(stack: Stack, source: str, meter: _Meter, on_progress: Callable[[JsonDict], None]) -> JsonDict:

@@ -142,7 +142,7 @@ class Stack:
             options = ["local.sentinel", "--store", str(self.directory / "sentinel"), "--dcr", self.dcr]
             self._spawn("sentinel", options)
         if self.simulator is not None:
-            self._spawn("products", ["local.products", *self.simulator])
+            self._spawn("products", ["local.products", *self.simulator, *self._memory()])
         for thread in starting:
             thread.start()
         for part in self.parts.values():
@@ -214,6 +214,11 @@ class Stack:
         if not (beside / "local").exists():
             (beside / "local").symlink_to(ROOT / "local", target_is_directory=True)
         return beside
+
+    def _memory(self) -> list[str]:
+        """Where the simulators keep their export jobs, for the next stack in this directory, and which pages they served."""
+        kept, pages = self.directory / "products.json", self.directory / "logs" / "pages.jsonl"
+        return ["--state", str(kept), "--page-log", str(pages)]
 
     def _app_options(self) -> list[str]:
         options = list(self.app_arguments)

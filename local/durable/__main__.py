@@ -17,11 +17,13 @@ import socket
 import sqlite3
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from local.durable.chaos import LOG_SUFFIX, Chaos, Rates
 from local.durable.functions import AppNotIndexedError
 from local.durable.host import Host
+from local.durable.kill_at import KillAt, end_process
 from local.durable.server import listen, serve
 from local.durable.worker import Deliver, deliver_once
 
@@ -50,8 +52,18 @@ def parsed_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--chaos-kills", type=int, default=1, metavar="N", help="0: chaos never kills the process")
     parser.add_argument("--chaos-rates", type=json.loads, default={}, metavar="JSON", help="fields of chaos.Rates")
+    parser.add_argument(
+        "--kill-at",
+        type=KillAt.parse,
+        metavar="NAME:N[:end]",
+        help="SIGKILL this process, and with --with-parent its parent before it, when activity NAME is delivered for the N-th time: "
+        "before it begins, or with :end after it has done its work and before its completion is recorded",
+    )
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.kill_at is not None and options.chaos is not None:
+        parser.error("--kill-at is one kill at a chosen point, --chaos kills by chance: use one of them")
+    return options
 
 
 async def run(host: Host, listening: socket.socket, *, with_parent: bool) -> None:
@@ -76,8 +88,14 @@ async def run(host: Host, listening: socket.socket, *, with_parent: bool) -> Non
     await asyncio.to_thread(closing.join, GRACE_S)
 
 
-def chaos_of(options: argparse.Namespace, journal: Path | None) -> Deliver:
-    """How activities are delivered under chaos. Without a journal nothing would be left after a kill, so there is none."""
+def deliver_of(options: argparse.Namespace, journal: Path | None) -> Deliver:
+    """How activities are delivered. Without a journal nothing would be left after a kill, so chaos does not kill then."""
+    if options.kill_at is not None:
+        options.kill_at.kill = partial(end_process, with_parent=options.with_parent)
+        chosen: Deliver = options.kill_at.deliver
+        return chosen
+    if options.chaos is None:
+        return deliver_once
     log = journal.with_suffix(LOG_SUFFIX) if journal is not None else None
     kills = options.chaos_kills if journal is not None else 0
     return Chaos(options.chaos, Rates(**options.chaos_rates), kills=kills, log=log).deliver
@@ -95,7 +113,7 @@ def main() -> int:
         app_dir = options.app_dir.resolve(strict=True)
         os.chdir(app_dir)  # before the journal resumes what runs in it
         listening = listen(options.port)
-        deliver = deliver_once if options.chaos is None else chaos_of(options, journal)
+        deliver = deliver_of(options, journal)
         host = Host(app_dir, journal=journal, port=listening.getsockname()[1], deliver=deliver)
     except AppNotIndexedError as error:
         log.error("%s", error, exc_info=error.__cause__)  # noqa: TRY400  # the app's own traceback, not this one

@@ -21,6 +21,7 @@ from local.products.life import Rates
 from local.products.recorded import read_folder
 from local.products.server import make_app
 from local.products.simulator import Keys, Simulator, Stream
+from local.products.state import PageLog, StateFile
 from local.products.synthetic import EPOCH, Inventory
 
 
@@ -46,6 +47,10 @@ def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
     parser.add_argument("--faults", default="{}", metavar="JSON")
     parser.add_argument("--page-cap", type=int, help="no page has more records than this")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep export jobs there, for the process after this one"
+    )
+    parser.add_argument("--page-log", type=Path, metavar="FILE", help="append a JSON line for each page that is served")
     parser.add_argument("--cycognito-key", default=products.CYCOGNITO_KEY)
     parser.add_argument("--device42-user", default=products.DEVICE42_USER)
     parser.add_argument("--device42-password", default=products.DEVICE42_PASSWORD)
@@ -95,7 +100,10 @@ def _simulator(arguments: argparse.Namespace) -> Simulator:
         arguments.tenable_access_key,
         arguments.tenable_secret_key,
     )
-    return Simulator(streams, keys, parse(arguments.faults), arguments.page_cap, inventory)
+    served = str(arguments.recordings.resolve()) if inventory is None else repr(inventory.on(0))
+    state = StateFile(arguments.state, served) if arguments.state is not None else None
+    page_log = PageLog(arguments.page_log) if arguments.page_log is not None else None
+    return Simulator(streams, keys, parse(arguments.faults), arguments.page_cap, inventory, state, page_log)
 
 
 async def _until_told(with_parent: bool) -> None:
@@ -126,6 +134,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         await _until_told(arguments.with_parent)
     finally:
         await runner.cleanup()
+        if simulator.page_log is not None:
+            simulator.page_log.close()
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ async def _faulty(request: web.Request, handler: _Handler, simulator: Simulator)
     if kind == "drop-mid-body":
         return await _half(request, response)
     if page:
-        simulator.stats.pages[page[0]][page[2]] += 1
+        simulator.served(page[0], page[2])
     return response
 
 

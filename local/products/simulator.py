@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from local import products
 from local.products.faults import Faults
 from local.products.moving import Moves, MovingStream
 from local.products.recorded import RecordedStream
+from local.products.state import PageLog, StateFile
 from local.products.synthetic import Inventory, SyntheticStream
 
 Stream = RecordedStream | SyntheticStream
@@ -52,7 +54,8 @@ class Stats:
 class Simulator:
     """Everything that handlers read and write; one event loop, so no locks.
 
-    With `inventory`, whose streams these are, the simulator can go to another of its days.
+    With `inventory`, whose streams these are, the simulator can go to another of its days. With `state`, products keep there what a new
+    process has to know; with `page_log`, the pages that are served are written down.
     """
 
     streams: dict[tuple[str, str], Stream]
@@ -60,6 +63,8 @@ class Simulator:
     faults_at_start: Faults = field(default_factory=Faults)
     page_cap: int | None = None
     inventory: Inventory | None = None
+    state: StateFile | None = None
+    page_log: PageLog | None = None
     stats: Stats = field(default_factory=Stats)
     faults: Faults = field(init=False)
     faulty_requests: int = 0
@@ -93,6 +98,16 @@ class Simulator:
         if stream is None:
             raise not_found(f"no {kind} of {product} here")
         return stream
+
+    def streams_on(self, day: int) -> Mapping[tuple[str, str], Stream]:
+        """The streams of a day; recorded ones have no days."""
+        return self.streams if self.inventory is None or day == self.day else self.inventory.on(day).streams()
+
+    def served(self, path: str, page: str) -> None:
+        """Take note of a page that was answered whole."""
+        self.stats.pages[path][page] += 1
+        if self.page_log is not None:
+            self.page_log.served(path, page)
 
     def go_to(self, day: int) -> None:
         """Serve another day, nothing moved; export jobs that have begun stay on theirs. Needs an inventory."""

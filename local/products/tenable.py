@@ -1,6 +1,7 @@
 """Tenable VM's wire protocol: an export job, a list of chunks that grows from poll to poll, chunks as bare arrays.
 
-A job moves by polls, not by the clock: QUEUED, then a quarter more of the chunks with each poll, then FINISHED.
+A job moves by polls, not by the clock: QUEUED, then a quarter more of the chunks with each poll, then FINISHED. It is as it was asked for, on the day
+that it was asked on; so what was asked is all that has to be kept of it, and a simulator with a state file goes on with its jobs.
 """
 
 from __future__ import annotations
@@ -39,23 +40,49 @@ _TIME_FILTERS = {
     "vulns": ("since", "last_found", "indexed_at"),
 }
 
+_KEPT = 8  # jobs that a state file keeps: the product, too, forgets exports, after a day
 
 _DEFAULT_STATES = ("OPEN", "REOPENED")
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What was asked for: all that follows from it and from the inventory need not be kept. `size`: records (of assets) in a chunk, `errs`: it is to fail."""
+
+    id: str
+    kind: str
+    size: int
+    filters: dict[str, Any]
+    day: int
+    errs: bool
+
+    @property
+    def signature(self) -> bytes:
+        """Equal for exports of the same kind with the same filters."""
+        return msgspec.json.encode([self.kind, self.filters], order="deterministic")
 
 
 @dataclass
 class _Job:
     """One export: the records as spans of the stream, or of the numbers that its filters left."""
 
-    id: str
-    kind: str
-    signature: bytes
+    asked: _Asked
     stream: Stream
     spans: list[tuple[int, int]]
     numbers: Any = None
     polls: int = 0
     ended: str | None = None
-    errs: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.asked.id
+
+    @property
+    def kind(self) -> str:
+        return self.asked.kind
+
+    @property
+    def errs(self) -> bool:
+        return self.asked.errs
 
     @property
     def available(self) -> int:
@@ -127,16 +154,36 @@ class TenableExports:
         self._jobs: dict[str, _Job] = {}
         self._started = 0
         simulator.products.append(self)
+        self._go_on()
 
     def reset(self) -> None:
         self._jobs.clear()
         self._started = 0
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write down the jobs, when the simulator keeps its state."""
+        if self._simulator.state is not None:
+            last = list(self._jobs.values())[-_KEPT:]
+            jobs = [{"asked": job.asked, "polls": job.polls, "ended": job.ended} for job in last]
+            self._simulator.state.write({"started": self._started, "jobs": jobs})
+
+    def _go_on(self) -> None:
+        """Take up the jobs of the process before."""
+        kept = self._simulator.state.read() if self._simulator.state is not None else None
+        if kept is None:
+            return
+        self._started = kept["started"]
+        for entry in kept["jobs"]:
+            job = self._plan(msgspec.convert(entry["asked"], _Asked))
+            job.polls, job.ended = entry["polls"], entry["ended"]
+            self._jobs[job.id] = job
 
     async def start(self, request: web.Request) -> web.Response:
         """POST /{assets,vulns}/export."""
         self._authorise(request)
         kind = request.match_info["kind"]
-        stream = self._simulator.stream("tenable_io", _STREAMS[kind])
+        self._simulator.stream("tenable_io", _STREAMS[kind])  # 404 where nothing of it was recorded
         body = await json_body(request)
         if not isinstance(body, dict):
             raise bad_request("the body must be an object")
@@ -152,36 +199,35 @@ class TenableExports:
         wrong = [key for key in filters if key in _TIME_FILTERS[kind] and not isinstance(filters[key], int)]
         if wrong or not isinstance(filters.get("state", []), list):
             raise bad_request(f"times are whole seconds since 1970 and state is a list; see {wrong or ['state']!r}")
-        signature = msgspec.json.encode([kind, filters], order="deterministic")
+        errs = self._simulator.faults.status_error == f"tenable {kind}"
+        asked = _Asked("", kind, self._simulator.capped(size), filters, self._simulator.day, errs)
         for job in self._jobs.values():
-            if job.signature == signature and job.active:
+            if job.asked.signature == asked.signature and job.active:
                 reason = "An export with the same filters is already in progress."
                 return json_response({"active_job_id": job.id, "failure_reason": reason}, 409)
         self._started += 1
-        job_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{kind}/{self._started}/{signature.decode()}"))
-        job = self._plan(job_id, kind, stream, size, filters, signature)
-        self._jobs[job_id] = job
+        job_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{kind}/{self._started}/{asked.signature.decode()}"))
+        self._jobs[job_id] = self._plan(msgspec.structs.replace(asked, id=job_id))
+        self._keep()
         return json_response({"export_uuid": job_id})
 
-    def _plan(
-        self, job_id: str, kind: str, stream: Stream, size: int, filters: Mapping[str, Any], signature: bytes
-    ) -> _Job:
-        errs = self._simulator.faults.status_error == f"tenable {kind}"
-        size = self._simulator.capped(size)
+    def _plan(self, asked: _Asked) -> _Job:
+        streams = self._simulator.streams_on(asked.day)
+        stream, size = streams["tenable_io", _STREAMS[asked.kind]], asked.size
         if isinstance(stream, RecordedStream):
             spans = list(stream.pages) if size >= _RECORDED_WHOLE else _spans(stream.count, size, empty_last=False)
-            return _Job(job_id, kind, signature, stream, spans, errs=errs)
-        numbers = _filtered(stream, kind, filters)
-        if kind == "vulns":
-            assets = max(1, self._simulator.stream("tenable_io", "assets").count)
-            size = max(1, round(size * stream.count / assets))
+            return _Job(asked, stream, spans)
+        numbers = _filtered(stream, asked.kind, asked.filters)
+        if asked.kind == "vulns":
+            size = max(1, round(size * stream.count / max(1, streams["tenable_io", "assets"].count)))
         count = stream.count if numbers is None else len(numbers)
-        return _Job(job_id, kind, signature, stream, _spans(count, size, kind == "vulns"), numbers, errs=errs)
+        return _Job(asked, stream, _spans(count, size, asked.kind == "vulns"), numbers)
 
     async def status(self, request: web.Request) -> web.Response:
         """GET .../status; each one moves the job on."""
         job = self._job(request)
         job.polls += 1
+        self._keep()
         chunks = list(range(1, job.available + 1))
         if self._simulator.faults.shuffle_chunks:
             chunks = chunks[::2][::-1] + chunks[1::2]
@@ -209,6 +255,7 @@ class TenableExports:
         job = self._job(request)
         if job.active:
             job.ended = "CANCELLED"
+            self._keep()
         return json_response({"status": job.status})
 
     def _job(self, request: web.Request) -> _Job:

@@ -1,0 +1,193 @@
+"""The command killed with SIGKILL at chosen points and started again: the same run ends complete, and no page that was staged is fetched again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from azure.storage.blob import ContainerClient
+
+from local.azurite import Azurite
+from local.products.synthetic import Inventory
+from local.sentinel.query import Workspace
+from local.truth import KINDS, ids_of
+from sources.registry import SOURCES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ASSETS, FINDINGS = 4000, 4000
+
+SMALL = {"EXPORT_SEGMENT_BYTES": "1048576", "UPLOAD_PACK_BYTES": "1048576"}
+
+PAGES = {
+    "domains": "/v1/assets/domain",
+    "web_apps": "/v1/assets/webapp",
+    "ip_ranges": "/v1/assets/iprange",
+    "issues": "/v1/issues",
+    "devices": "/api/1.0/devices/all/",
+    "assets": "/assets/export/chunks",
+    "vulnerabilities": "/vulns/export/chunks",
+}
+"""Where the pages of a stream are served, as the simulators' log says it."""
+
+
+@dataclass
+class Kept:
+    """A directory that commands are run on, one after the other, and what was seen of it whenever one of them was killed."""
+
+    directory: Path
+    journal: bool = True
+    kills: list[tuple[datetime, int]] = field(default_factory=list)
+    """Per kill its time and how many pages had been served until then."""
+
+    def run(self, *options: str, source: str) -> subprocess.CompletedProcess[str]:
+        """The command, to its end."""
+        size = ["--assets", str(ASSETS), "--findings", str(FINDINGS)]
+        kept = ["--keep", str(self.directory), "--json", str(self.outcome), *(["--journal"] if self.journal else [])]
+        return subprocess.run(
+            [sys.executable, "-m", "local", "run", "--source", source, *size, *kept, *options],
+            env={**os.environ, **SMALL},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def killed(self, point: str, *, source: str) -> None:
+        """The command, killed at that point."""
+        ended = self.run("--kill-at", point, source=source)
+        assert ended.returncode == -signal.SIGKILL, f"{point} was not met:\n{ended.stdout}{ended.stderr}"
+        self.kills.append((datetime.now(UTC), len(self.served)))
+
+    def completed(self, *options: str, source: str) -> Any:
+        """The command, which ends complete; what it wrote."""
+        ended = self.run(*options, source=source)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return json.loads(self.outcome.read_text())
+
+    @property
+    def outcome(self) -> Path:
+        return self.directory / "outcome.json"
+
+    @property
+    def served(self) -> list[tuple[str, int]]:
+        """Path and number of each page that was served, by any process, in order; of an export its number within the job."""
+        with suppress(FileNotFoundError):
+            lines = [json.loads(line) for line in (self.directory / "logs" / "pages.jsonl").read_text().splitlines()]
+            return [(line["path"], int(line["page"].rpartition("/")[2])) for line in lines]
+        return []
+
+    def jobs(self) -> set[str]:
+        """The export jobs of which pages were served."""
+        lines = [json.loads(line) for line in (self.directory / "logs" / "pages.jsonl").read_text().splitlines()]
+        return {line["page"].rpartition("/")[0] for line in lines} - {""}
+
+    @contextmanager
+    def container(self) -> Iterator[ContainerClient]:
+        """The blobs, while no command runs."""
+        with (
+            Azurite(self.directory / "blobs") as azurite,
+            ContainerClient.from_connection_string(azurite.connection_string, "caasm") as container,
+        ):
+            yield container
+
+    def fetched_twice(self, source: str) -> dict[str, set[int]]:
+        """Pages that were served after a kill before which they had been staged, by path; and the run that staged them is the only one."""
+        wrong: dict[str, set[int]] = {}
+        served = self.served
+        with self.container() as container:
+            for blob in container.list_blobs(name_starts_with=f"runs/{source}/"):
+                parts = blob.name.split("/")
+                if parts[3] != "raw":
+                    continue
+                content = container.download_blob(blob.name).readall()
+                pages = set(pl.read_parquet(io.BytesIO(content), columns=["page"])["page"])
+                for at, before in self.kills:
+                    # Times of blobs are whole seconds; the next command needs more than one to begin.
+                    if blob.creation_time <= at:
+                        again = {number for path, number in served[before:] if path == PAGES[parts[4]]}
+                        wrong.setdefault(PAGES[parts[4]], set()).update(pages & again)
+        assert wrong, "nothing had been staged when the command was killed: the test shows nothing"
+        return {path: pages for path, pages in wrong.items() if pages}
+
+    def runs(self, source: str) -> set[str]:
+        """The runs of the source that staged anything."""
+        with self.container() as container:
+            return {blob.name.split("/")[2] for blob in container.list_blobs(name_starts_with=f"runs/{source}/")}
+
+    def assert_all_there(self, outcome: Any) -> None:
+        """Each id of the inventory is in the run's rows, no other, and no more rows are there twice than the ledger says."""
+        manifest = json.loads((self.directory / "ledger" / f"{outcome['run_id']}.json").read_text())
+        inventory = Inventory(ASSETS, FINDINGS, seed=1)
+        for stream in KINDS[outcome["source"]][1]:
+            table = SOURCES[outcome["source"]].stream(stream).table
+            kql = f"{table} | where EntitySnapshotId == '{outcome['run_id']}' and SourceStream == '{stream}' | project EntityOriginalId"
+            ids = [str(row[0]) for row in Workspace(self.directory / "sentinel").query(kql).rows]
+            assert set(ids) == ids_of(inventory, outcome["source"], stream)
+            assert len(ids) - len(set(ids)) <= manifest["streams"][stream]["possibly_repeated"]
+
+
+@pytest.mark.parametrize(
+    ("source", "points"),
+    [
+        ("cycognito", ["export:5:end", "transform:2:end", "upload:1:end", "diff:2:end", "close_run:1:end"]),
+        ("tenable", ["export:4", "transform:2", "upload:1", "diff:1", "close_run:1"]),
+    ],
+    ids=["after the work, before anybody knows", "before the work"],
+)
+def test_a_command_that_is_killed_in_every_stage_ends_its_run(tmp_path: Path, source: str, points: list[str]) -> None:
+    """Killed in export, started again and killed in transform, and so on: one run, complete, every staged page fetched once."""
+    kept = Kept(tmp_path)
+    for point in points:
+        kept.killed(point, source=source)
+    outcome = kept.completed(source=source)
+    assert (outcome["status"], outcome["reasons"]) == ("complete", [])
+    assert kept.fetched_twice(source) == {}
+    assert kept.runs(source) == {outcome["run_id"]}
+    assert len(kept.jobs()) == (2 if source == "tenable" else 0)
+    kept.assert_all_there(outcome)
+
+
+def test_a_run_is_adopted_without_its_journal(tmp_path: Path) -> None:
+    """What the durable host knew is lost: the next load of the source takes the run up under its name, from what is staged and sent."""
+    kept = Kept(tmp_path, journal=False)
+    kept.killed("upload:2", source="tenable")
+    outcome = kept.completed(source="tenable")
+    assert kept.fetched_twice("tenable") == {}
+    assert kept.runs("tenable") == {outcome["run_id"]}
+    kept.assert_all_there(outcome)
+
+
+def test_a_fresh_load_leaves_the_killed_run_alone(tmp_path: Path) -> None:
+    """`--fresh` begins a new run although the last one could be taken up."""
+    kept = Kept(tmp_path, journal=False)
+    kept.killed("upload:1", source="device42")
+    outcome = kept.completed("--fresh", source="device42")
+    assert outcome["run_id"] in kept.runs("device42")
+    assert len(kept.runs("device42")) == 2
+    kept.assert_all_there(outcome)
+
+
+def test_sources_that_were_loaded_before_the_kill_are_not_loaded_again(tmp_path: Path) -> None:
+    """Of `--source all`, killed in its third source: the first two are reported as they ended; when all is done, the next command loads all anew."""
+    kept = Kept(tmp_path)
+    kept.killed("diff:6", source="all")  # four of CyCognito, one of Device42
+    outcomes = kept.completed(source="all")
+    assert [outcome["status"] for outcome in outcomes] == ["complete"] * 3
+    assert len(kept.served) == kept.kills[0][1], "something was fetched after the kill: everything was staged before it"
+    for outcome in outcomes:
+        kept.assert_all_there(outcome)
+    assert not (tmp_path / "command.json").exists()
