@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import local.stack
-from local.chaos_runs import Ground
+from local.chaos_runs import AFTERWARDS, Ground
 from local.products.synthetic import Inventory
 from local.sentinel.query import Workspace
 from local.stack import Stack, StackError
@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"cycognito": 113, "device42": 50, "tenable": 11}
 """All of them kill the app while it opens the run, and then by chance. With an odd seed the emulator fails too: connections dropped after the rows
 were taken, throttling, 503."""
+
+
+OVER_DAYS = {"cycognito": 10, "device42": 8, "tenable": 3}
+"""Seeds under which each source's first load is calm or not, and a later one is killed."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,15 @@ def test_a_run_under_chaos_ends_complete_and_right(ground: Ground, source: str, 
     assert verdict.problems == []
     assert verdict.chaos["kills"] == ground.stack.restarts > 0
     assert verdict.chaos["repeats"] > 0
+
+
+@pytest.mark.parametrize(("source", "seed"), OVER_DAYS.items())
+def test_loads_over_days_under_chaos_end_with_the_inventory_in_the_view(ground: Ground, source: str, seed: int) -> None:
+    """A full load, then what it takes until what the next day deleted is gone; each load sends exactly what it has to."""
+    verdict = ground.run_days(seed, source)
+    assert verdict.problems == []
+    assert len(verdict.loads) == 1 + len(AFTERWARDS[source])
+    assert verdict.chaos["kills"] > 0
 
 
 def test_a_directory_that_is_in_use_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
