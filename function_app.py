@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import azure.durable_functions as df
 import azure.functions as func
 
-# Two threads of polars beside our own activity threads cost up to 1.7 times the CPU (reference/performance.md); it reads this at import.
-os.environ.setdefault("POLARS_MAX_THREADS", "1")
-
 import contracts
+import memory
 from contracts import CaasmError, JsonDict, Message, Stop, TryAgain
 from orchestrator.lane import lane
 from orchestrator.load import load
@@ -36,6 +34,9 @@ if TYPE_CHECKING:
 
     from activities.deps import Deps, Destination
     from staging import Staging
+
+# Before an activity loads polars or Arrow, which read it then.
+memory.settle(os.environ)
 
 log = logging.getLogger("caasm")
 for noisy in ("azure.core.pipeline.policies.http_logging_policy", "azure.identity"):

@@ -6,10 +6,13 @@ run fetches nothing again and goes on from the same cursor. Every page is either
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,20 +50,21 @@ class _Segment:
             self.failed.append(page)
             return
         if page.records:
-            batch = _batch(page.number, page.records)
+            batch, size = _batch(page.number, page.records)
             self.pages.append(batch)
             self.records += batch.num_rows
-            self.bytes += sum(len(memoryview(record)) for record in page.records)
+            self.bytes += size
 
 
-def _batch(number: int, records: Sequence[object]) -> pa.RecordBatch:
+def _batch(number: int, records: Sequence[msgspec.Raw]) -> tuple[pa.RecordBatch, int]:
+    """A page's records as a batch, and their bytes."""
     count = len(records)
-    columns = [
-        pa.repeat(pa.scalar(number, pa.int64()), count),
-        pa.array(range(count), pa.int32()),
-        pa.array([bytes(record) for record in records], pa.binary()),  # type: ignore[call-overload]
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=RAW_SCHEMA)
+    # The buffers of an Arrow array: the records one after the other, and where each begins. No object is made for a record.
+    content = b"".join(records)
+    starts = array("i", itertools.accumulate(map(len, records), initial=0))
+    texts = pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(starts), pa.py_buffer(content)])
+    columns = [pa.repeat(pa.scalar(number, pa.int64()), count), pa.array(range(count), pa.int32()), texts]
+    return pa.RecordBatch.from_arrays(columns, schema=RAW_SCHEMA), len(content)
 
 
 def export(request: ExportRequest, deps: Deps) -> ExportResult:
@@ -148,8 +152,8 @@ def _stage(
 
 
 def parquet(table: pa.Table) -> bytes:
-    """The table as Parquet, zstd 1: the fastest level; what it saves in bytes saves more time on the way to the blob."""
+    """The table as Parquet, LZ4: a fifth of the bytes, and read back a third faster than zstd 1 (docs/adr/0012-memory.md)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False)
+    pq.write_table(table, sink, compression="lz4", use_dictionary=False, write_statistics=False)
     content: bytes = sink.getvalue().to_pybytes()
     return content

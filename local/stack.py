@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+import memory
 from local import products
 from local.azurite import Azurite
 from local.durable.chaos import LOG_SUFFIX
@@ -249,7 +250,7 @@ class Stack:
             **{f"{name}_URL": source for name in ("CYCOGNITO", "DEVICE42", "TENABLE")},
         }
         given = {name: os.environ[name] for name in (*LOCAL_SETTINGS, *SECRETS) if name in os.environ}
-        return {**os.environ, **made, **given, **self.app_settings}
+        return {**memory.ENVIRONMENT, **os.environ, **made, **given, **self.app_settings}
 
     def _spawn(
         self, name: str, arguments: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT

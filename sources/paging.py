@@ -6,10 +6,12 @@ to break: the page size that was asked for, the total, a short page as an end, a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -17,7 +19,24 @@ from contracts import JsonDict
 from sources.model import Done, Fetch, Parsed, Request, Start, UnreadablePageError, Wait
 
 _RECORDS = msgspec.json.Decoder(list[msgspec.Raw])
-_ENVELOPE = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NOTHING = msgspec.Raw(b"")
+
+
+class _Page(msgspec.Struct):
+    """What is read of an envelope, the rest of it is skipped."""
+
+    records: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    total: msgspec.Raw = _NOTHING
+
+
+@functools.cache
+def _envelope(records_key: str, total_key: str | None) -> msgspec.json.Decoder[_Page]:
+    """A decoder that finds records and total in one pass over the body."""
+    fields: list[tuple[str, Any, Any]] = [
+        ("records", list[msgspec.Raw] | msgspec.UnsetType, msgspec.field(default=msgspec.UNSET, name=records_key))
+    ]
+    fields += [("total", msgspec.Raw, msgspec.field(default=_NOTHING, name=total_key))] if total_key else []
+    return msgspec.json.Decoder(msgspec.defstruct("Page", fields, bases=(_Page,)))
 
 
 def _describe(body: bytes) -> str:
@@ -30,43 +49,47 @@ def records_of(body: bytes, key: str | None = None) -> Sequence[msgspec.Raw]:
 
     Raises UnreadablePageError for anything else, an empty body and null among it: who ends a walk there takes a fault for the end.
     """
+    return counted_records_of(body, key, None)[0]
+
+
+def counted_records_of(body: bytes, key: str | None, total_key: str | None) -> tuple[Sequence[msgspec.Raw], int | None]:
+    """`records_of`, and the total that the envelope names under `total_key`, if it names one."""
     try:
         if key is None:
-            return _RECORDS.decode(body)
-        envelope = _ENVELOPE.decode(body)
-        if key not in envelope:
+            return _RECORDS.decode(body), None
+        page = _envelope(key, total_key).decode(body)
+        if page.records is msgspec.UNSET:
             raise UnreadablePageError(f"the page has no {key!r}: {_describe(body)}", body)
-        return _RECORDS.decode(envelope[key])
+        return page.records, _integer(page.total)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadablePageError(
             f"the page is not the JSON it should be ({error}): {_describe(body)}", body
         ) from error
 
 
-def _integer(body: bytes, key: str) -> int | None:
+def _integer(raw: msgspec.Raw) -> int | None:
     try:
-        value = msgspec.json.decode(_ENVELOPE.decode(body)[key])
-    except (msgspec.DecodeError, KeyError):
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
         return None
     return value if isinstance(value, int) else None
 
 
-def _page_of(status: int, body: bytes, key: str | None) -> Sequence[msgspec.Raw]:
-    """The records of a numbered page; none for 204, which says that nothing is there."""
-    return () if status == 204 else records_of(body, key)
-
-
 def _same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) -> str:
-    """The records' digest; raises when the page before had the very same, which is how an ignored page parameter looks.
+    """What tells these records from those of another page; raises when the page before had the very same, which is how an ignored page parameter looks.
 
-    Of the records, not of the body: an envelope may hold the time, or the parameter that was ignored.
+    Of the records, not of the body: an envelope may hold the time, or the parameter that was ignored. The first, the last, how many and how long:
+    records have identifiers, so pages that agree in all of that are one page.
     """
-    digest = hashlib.sha256(b",".join(records)).hexdigest()[:16]
-    if records and cursor.get("last") == digest:
+    digest = hashlib.sha256(b"%d %d" % (len(records), sum(map(len, records))))
+    for record in (*records[:1], *records[-1:]):
+        digest.update(record)
+    told = digest.hexdigest()[:16]
+    if records and cursor.get("last") == told:
         raise UnreadablePageError(
             "the source gave the very records of the page before: it does not follow the page parameter", body
         )
-    return digest
+    return told
 
 
 def _behind(cursor: JsonDict, following: JsonDict) -> JsonDict | None:
@@ -115,7 +138,8 @@ class PageNumber:
 
     def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:  # noqa: ARG002 - the protocol's
         """A short page is no end: only an empty one is, or 204."""
-        records = _page_of(status, body, self.records_key)
+        # 204 says that nothing is there.
+        records = () if status == 204 else records_of(body, self.records_key)
         digest = _same_again(cursor, body, records)
         following = {"page": cursor["page"] + cursor["step"], "step": cursor["step"], "last": digest}
         return Parsed(records, following if records else {**cursor, "ended": True})
@@ -155,8 +179,7 @@ class OffsetLimit:
         """Ranges of equal length, whole pages each; the last is open, so that a total that is too small loses nothing."""
         if probe is None:
             return Start([{"offset": 0, "end": None}])
-        records_of(probe, self.records_key)
-        total = _integer(probe, self.total_key)
+        _, total = counted_records_of(probe, self.records_key, self.total_key)
         pages = -(-(total or 0) // self.size)
         lanes = max(1, min(lanes, pages))
         share = -(-pages // lanes) * self.size
@@ -177,10 +200,9 @@ class OffsetLimit:
 
         What a server gives beyond the lane's range, ignoring the limit, is the next lane's to take.
         """
-        records = _page_of(status, body, self.records_key)
+        records, total = counted_records_of(body, self.records_key, self.total_key) if status != 204 else ((), None)
         if cursor["end"] is not None:
             records = records[: cursor["end"] - cursor["offset"]]
-        total = _integer(body, self.total_key)
         digest = _same_again(cursor, body, records)
         following = {"offset": cursor["offset"] + len(records), "end": cursor["end"], "last": digest}
         return Parsed(records, following if records else {**cursor, "ended": True}, total)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {
-    "function_app", "settings", "contracts", "staging", "orchestrator", "activities", "sources", "transforms", "sentinel", "local", "bench",
+    "function_app", "memory", "settings", "contracts", "staging", "orchestrator", "activities", "sources", "transforms", "sentinel", "local", "bench",
     "tests", "infra",
 }  # fmt: skip
 
@@ -28,8 +28,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sentinel": {"contracts", "sentinel"},
     "activities": {"contracts", "sources", "staging", "transforms", "sentinel", "activities"},
     "settings": {"contracts", "sentinel.packing", "sentinel.tables", "sources.registry"},
+    "memory": set(),
     "function_app": {
         "contracts",
+        "memory",
         "settings",
         "staging",
         "orchestrator",
