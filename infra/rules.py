@@ -27,9 +27,10 @@ PLATFORM_SETTINGS: Final = frozenset(
         "AzureWebJobsStorage__credential",
         "AzureWebJobsStorage__queueServiceUri",
         "AzureWebJobsStorage__tableServiceUri",
+        "GLIBC_TUNABLES",
     }
 )
-"""Settings that the Functions host reads."""
+"""Settings that the Functions host reads, or the C library (memory.py)."""
 
 NEVER: Final = frozenset(
     {

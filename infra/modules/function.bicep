@@ -53,6 +53,8 @@ var platformSettings = {
   AzureWebJobsStorage__tableServiceUri: '${hostUrl}.table.${storageSuffix}'
   APPLICATIONINSIGHTS_CONNECTION_STRING: insights.properties.ConnectionString
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+  // Huge pages for the worker's heap (memory.py): the C library reads it before the process begins.
+  GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1'
 }
 var ownSettings = {
   AZURE_CLIENT_ID: identityClientId
