@@ -292,15 +292,21 @@ def _placed(request: contracts.LoadRequest, *, fresh: bool = False) -> contracts
 
 async def _running(client: df.DurableOrchestrationClient, source: str) -> Any:
     """The status of the source's instance when it is running, else None."""
-    found = await client.get_status(contracts.instance_id(source))
+    instance = contracts.instance_id(source)
+    found = await client.get_status(instance)
+    if found and not isinstance(found.custom_status, dict):
+        # It has been started and has not said anything yet: which run it is, only its input tells.
+        found = await client.get_status(instance, show_input=True)
     name = getattr(found.runtime_status, "value", found.runtime_status) if found else None
     return found if name in RUNNING else None
 
 
 def _run_of(found: Any) -> str | None:
     """The run id of a running instance."""
-    status = found.custom_status
-    return status.get("run_id") if isinstance(status, dict) else None
+    if isinstance(found.custom_status, dict):
+        return found.custom_status.get("run_id")
+    given = json.loads(found.input_) if isinstance(found.input_, str) else found.input_
+    return given["request"]["run_id"] if isinstance(given, dict) else None
 
 
 async def _start(client: df.DurableOrchestrationClient, request: contracts.LoadRequest) -> str | None:

@@ -54,6 +54,9 @@ param ingestion string = 'endpoint'
 @description('Data collection rules with the same streams: each takes 2 GB and 12,000 requests a minute. More than one needs ingestion=endpoint.')
 param dcrCount int = 1
 
+@description('Leave out columns of long texts that a SIEM seldom reads, to pay for less (infra/generated/dataflows-lean.json).')
+param leanTables bool = false
+
 @allowed([ 'storage', 'scheduler' ])
 @description('Where Durable Functions keeps its state: Azure Storage, or the Durable Task Scheduler. The package must be built for the same one (make package PROVIDER=…).')
 param durableProvider string = 'storage'
@@ -148,6 +151,7 @@ module resources 'resources.bicep' = {
     retentionInDays: retentionInDays
     ingestion: ingestion
     dcrCount: dcrCount
+    leanTables: leanTables
     durableProvider: durableProvider
     schedulerSku: schedulerSku
     networkIsolation: networkIsolation

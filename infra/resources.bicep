@@ -14,6 +14,7 @@ param retentionInDays int = 90
 @allowed([ 'endpoint', 'direct' ])
 param ingestion string = 'endpoint'
 param dcrCount int = 1
+param leanTables bool = false
 @allowed([ 'storage', 'scheduler' ])
 param durableProvider string = 'storage'
 param schedulerSku string = 'Consumption'
@@ -122,6 +123,7 @@ module rules 'modules/ingestion.bicep' = {
     writerPrincipalId: identity.properties.principalId
     direct: directIngestion
     count: dcrCount
+    lean: leanTables
     publicAccess: !privateLinkScope || directIngestion
   }
   dependsOn: [

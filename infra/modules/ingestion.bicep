@@ -7,10 +7,11 @@ param diagnosticsWorkspaceId string
 param writerPrincipalId string
 param direct bool
 param count int
+param lean bool
 param publicAccess bool
 
 var publisher = loadJsonContent('../roles.json').monitoringMetricsPublisher.id
-var flows = loadJsonContent('../generated/dataflows.json')
+var flows = lean ? loadJsonContent('../generated/dataflows-lean.json') : loadJsonContent('../generated/dataflows.json')
 var definition = {
   description: 'CAASM assets, findings and runs.'
   streamDeclarations: loadJsonContent('../generated/streams.json')
