@@ -100,12 +100,21 @@ def _destination(settings: DestinationSettings) -> Destination:
     from azure.monitor.ingestion import LogsIngestionClient
 
     from activities.deps import Destination
-    from sentinel.ingestion import LogsIngestionSink
+    from sentinel.governor import Governor
+    from sentinel.ingestion import Door, LogsIngestionSink
 
     credential = _LocalCredential() if settings.local else _credential()
     client = LogsIngestionClient(settings.endpoint, credential, credential_scopes=[f"{settings.audience}/.default"])
-    sink = LogsIngestionSink(client, settings.rule_id, enforce_https=not settings.local)
-    return Destination(settings.name, sink, dict(settings.streams))
+    quota = (_settings().dcr_requests_per_minute, _settings().dcr_bytes_per_minute)
+    doors = tuple(
+        Door(
+            LogsIngestionSink(client, rule, enforce_https=not settings.local),
+            Governor(*quota),
+            f"DCR {rule}" if len(settings.rule_ids) > 1 else "the DCR",
+        )
+        for rule in settings.rule_ids
+    )
+    return Destination(settings.name, doors, dict(settings.streams))
 
 
 @cache
@@ -133,6 +142,7 @@ def _deps() -> Deps:
         body_limit_bytes=settings.upload_body_limit_bytes,
         pack_bytes=settings.upload_pack_bytes,
         lanes=settings.lanes,
+        compressed=settings.upload_mode == "wire",
     )
     destinations = tuple(_destination(destination) for destination in settings.destinations)
     return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight))

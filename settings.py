@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from contracts import Policy, Stop
+from sentinel.governor import MARGIN
 from sentinel.packing import BODY_LIMIT_BYTES
 from sentinel.tables import TABLES
 from sources.registry import SOURCES
@@ -21,6 +22,9 @@ from sources.registry import SOURCES
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 MIB: Final = 1024 * 1024
+
+PACK_BYTES: Final = {"raw": 24 * MIB, "wire": 48 * MIB}
+"""UPLOAD_PACK_BYTES when it is not set: a compressed body holds 6 to 12 MiB of rows (measured on the three products' shapes)."""
 
 
 class SettingsError(Stop):
@@ -38,11 +42,11 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class DestinationSettings:
-    """Where rows go: a Logs Ingestion endpoint, a DCR's immutable id, the token's audience, the DCR stream of each table."""
+    """Where rows go: a Logs Ingestion endpoint, the immutable ids of one or more DCRs that share the load, the token's audience, the DCR stream of each table."""
 
     name: str
     endpoint: str
-    rule_id: str
+    rule_ids: tuple[str, ...]
     audience: str
     streams: Mapping[str, str]
 
@@ -70,6 +74,9 @@ class Settings:
     upload_pack_bytes: int
     upload_in_flight: int
     upload_body_limit_bytes: int
+    upload_mode: str
+    dcr_requests_per_minute: float
+    dcr_bytes_per_minute: float
     lanes: int
     resume_within_s: float
     policy: Policy
@@ -162,6 +169,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     account_url, connection = reader.url("STAGING_ACCOUNT_URL"), reader.text("STAGING_CONNECTION_STRING")
     if not account_url and not connection:
         reader.problems.append("STAGING_ACCOUNT_URL is missing: the blob endpoint of the storage account")
+    share = reader.number("DCR_SHARE", 1.0, 0.001, 1.0)
     settings = Settings(
         sources=sources,
         scheduled=scheduled,
@@ -174,9 +182,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         export_s=reader.number("EXPORT_SECONDS", 60, 1, 540),
         source_timeout_s=reader.number("SOURCE_TIMEOUT_SECONDS", 60, 1, 300),
         upload_s=reader.number("UPLOAD_SECONDS", 240, 1, 540),
-        upload_pack_bytes=reader.whole("UPLOAD_PACK_BYTES", 24 * MIB, MIB, 128 * MIB),
+        upload_pack_bytes=_pack_bytes(reader),
         upload_in_flight=reader.whole("UPLOAD_IN_FLIGHT", 4, 1, 32),
         upload_body_limit_bytes=reader.whole("UPLOAD_BODY_LIMIT_BYTES", BODY_LIMIT_BYTES, 1024, BODY_LIMIT_BYTES),
+        upload_mode=_upload_mode(reader),
+        dcr_requests_per_minute=reader.number("DCR_REQUESTS_PER_MINUTE", 12_000, 0, 10_000_000) * share * MARGIN,
+        dcr_bytes_per_minute=reader.number("DCR_BYTES_PER_MINUTE", 2_000_000_000, 0, 1e15) * share * MARGIN,
         lanes=reader.whole("LANES", 0, 0, 64),
         resume_within_s=reader.number("RESUME_WITHIN_SECONDS", 14_400, 0, 86_400),
         policy=_policy(reader),
@@ -187,9 +198,21 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
+def _upload_mode(reader: _Reader) -> str:
+    mode = reader.text("UPLOAD_MODE", "raw")
+    if mode not in PACK_BYTES:
+        reader.problems.append(f"UPLOAD_MODE must be one of {', '.join(PACK_BYTES)}, not {mode!r}")
+        return "raw"
+    return mode
+
+
+def _pack_bytes(reader: _Reader) -> int:
+    return reader.whole("UPLOAD_PACK_BYTES", PACK_BYTES[_upload_mode(reader)], MIB, 128 * MIB)
+
+
 def _policy(reader: _Reader) -> Policy:
     return Policy(
-        pack_bytes=reader.whole("UPLOAD_PACK_BYTES", 24 * MIB, MIB, 128 * MIB),
+        pack_bytes=_pack_bytes(reader),
         staged_ahead=reader.whole("STAGED_AHEAD", 2, 1, 16),
         first_wait_s=reader.number("FIRST_WAIT_SECONDS", 2, 0.01, 60),
         longest_wait_s=reader.number("LONGEST_WAIT_SECONDS", 300, 0.01, 3600),
@@ -224,14 +247,7 @@ def _destinations(reader: _Reader) -> tuple[DestinationSettings, ...]:
     audience = reader.url("INGESTION_AUDIENCE", "https://monitor.azure.com")
     listed = reader.text("DESTINATIONS")
     if not listed:
-        endpoint, rule = reader.url("INGESTION_ENDPOINT"), reader.text("DCR_IMMUTABLE_ID")
-        if not endpoint:
-            reader.problems.append(
-                "INGESTION_ENDPOINT is missing: the logs ingestion endpoint of the DCE or of the DCR"
-            )
-        if not rule:
-            reader.problems.append("DCR_IMMUTABLE_ID is missing: the DCR's immutable id, dcr-…")
-        return (DestinationSettings("sentinel", endpoint, rule, audience, _streams()),)
+        return (_only_destination(reader, audience),)
     try:
         entries: list[dict[str, Any]] = json.loads(listed)
         found = tuple(_destination(entry, audience) for entry in entries)
@@ -248,6 +264,8 @@ def _destinations(reader: _Reader) -> tuple[DestinationSettings, ...]:
             reader.problems.append(
                 f"DESTINATIONS: the name {destination.name!r} must be lower-case letters, digits and dashes (it is part of blob names)"
             )
+        if len(set(destination.rule_ids)) != len(destination.rule_ids):
+            reader.problems.append(f"DESTINATIONS: {destination.name!r} names a DCR twice")
         if not _usable(destination.endpoint):
             reader.problems.append(
                 f"DESTINATIONS: the endpoint of {destination.name!r} must begin with https:// and a host"
@@ -255,11 +273,28 @@ def _destinations(reader: _Reader) -> tuple[DestinationSettings, ...]:
     return found
 
 
+def _only_destination(reader: _Reader, audience: str) -> DestinationSettings:
+    endpoint, rules = reader.url("INGESTION_ENDPOINT"), _rule_ids(reader.text("DCR_IMMUTABLE_ID"))
+    if not endpoint:
+        reader.problems.append("INGESTION_ENDPOINT is missing: the logs ingestion endpoint of the DCE or of the DCR")
+    if not rules:
+        reader.problems.append("DCR_IMMUTABLE_ID is missing: the DCR's immutable id, dcr-…")
+    if len(set(rules)) != len(rules):
+        reader.problems.append("DCR_IMMUTABLE_ID names a DCR twice")
+    return DestinationSettings("sentinel", endpoint, rules, audience, _streams())
+
+
 def _destination(entry: dict[str, Any], audience: str) -> DestinationSettings:
     """A destination of the list. Raises ValueError, KeyError or TypeError for an entry that is none."""
     name, endpoint, rule = (entry[key] for key in ("name", "endpoint", "dcr_immutable_id"))
     streams = {**_streams(), **entry.get("streams", {})}
-    wanted = [name, endpoint, rule, entry.get("audience", audience), *streams.values()]
-    if not all(isinstance(value, str) and value.strip() for value in wanted):
+    rules = tuple(rule) if isinstance(rule, list) else _rule_ids(rule)
+    wanted = [name, endpoint, *rules, entry.get("audience", audience), *streams.values()]
+    if not rules or not all(isinstance(value, str) and value.strip() for value in wanted):
         raise ValueError("a value is empty or no text")
-    return DestinationSettings(name, endpoint.rstrip("/"), rule, entry.get("audience", audience), streams)
+    return DestinationSettings(name, endpoint.rstrip("/"), rules, entry.get("audience", audience), streams)
+
+
+def _rule_ids(listed: str) -> tuple[str, ...]:
+    """The DCRs of a list with commas. Raises AttributeError for what is no text."""
+    return tuple(rule.strip() for rule in listed.split(",") if rule.strip())

@@ -57,7 +57,7 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         "notes": [*(plan.notes if plan is not None else []), *request.notes, *_notes(request, ledgers, run)],
         "totals": totals,
         "streams": {stream: ledger.to_wire() for stream, ledger in ledgers.items()},
-        **_traffic(ledgers, deps.budgets.body_limit_bytes),
+        **_traffic(ledgers, deps.budgets.body_limit_bytes, compressed=deps.budgets.compressed),
     }
     headline = {name: manifest[name] for name in ("run_id", "source", "mode", "started_at", "status", "totals")}
     deps.staging.put_json(names.manifest, manifest, headline)
@@ -169,15 +169,16 @@ def _notes(request: CloseRequest, ledgers: dict[str, StreamLedger], run: Run) ->
     return notes
 
 
-def _traffic(ledgers: dict[str, StreamLedger], limit: int) -> JsonDict:
+def _traffic(ledgers: dict[str, StreamLedger], limit: int, *, compressed: bool) -> JsonDict:
     chunks = sum(ledger.chunks for ledger in ledgers.values())
     sent = sum(ledger.bytes_sent for ledger in ledgers.values())
+    wire = sum(ledger.bytes_wire for ledger in ledgers.values())
     requests = sum(ledger.requests for ledger in ledgers.values())
     return {
         "requests": requests,
         "chunks": chunks,
         "bytes_exported": sum(ledger.bytes_exported for ledger in ledgers.values()),
         "bytes_sent": sent,
-        "bytes_wire": sum(ledger.bytes_wire for ledger in ledgers.values()),
-        "fill": round(sent / (requests * limit), 4) if requests else 0.0,
+        "bytes_wire": wire,
+        "fill": round((wire if compressed else sent) / (requests * limit), 4) if requests else 0.0,
     }

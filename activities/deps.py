@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
-from sentinel.ingestion import Budget, Sender, Sink
+from sentinel.ingestion import Budget, Door, Sender
 from sources.model import Source, Stream
 from sources.reader import Reader
 from sources.registry import SOURCES
@@ -20,7 +20,10 @@ from staging import Names, Staging
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Sizes and times that bound one activity. A segment ends with the page that reaches `segment_bytes` or after `export_s` seconds."""
+    """Sizes and times that bound one activity. A segment ends with the page that reaches `segment_bytes` or after `export_s` seconds.
+
+    `compressed`: whether `body_limit_bytes` is about the compressed body (wire mode) or the body itself (raw mode).
+    """
 
     segment_bytes: int
     export_s: float
@@ -28,14 +31,15 @@ class Budgets:
     body_limit_bytes: int
     pack_bytes: int
     lanes: int
+    compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A named place to send rows to: a sink per DCR and the DCR's stream for each table."""
+    """A named place to send rows to: one or more DCRs with the same streams, which share the load, and the stream for each table."""
 
     name: str
-    sink: Sink
+    doors: tuple[Door, ...]
     streams: dict[str, str]
 
 
@@ -68,10 +72,9 @@ class Deps:
         """A sender of a table's rows to a destination, which asks between requests whether the run was cancelled."""
         pause = CancelWatch(self, run)
         return Sender(
-            destination.sink,
+            destination.doors,
             destination.streams[table],
             self.sending,
-            self.budgets.body_limit_bytes,
             cancelled=pause.due,
             clock=self.clock,
         )

@@ -10,8 +10,9 @@ import io
 import json
 import threading
 import uuid
+import zlib
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from activities.deps import Deps, Destination
 from activities.export import parquet
-from contracts import TOMBSTONE_LANE, CaasmError, Run, Stop, UploadRequest, UploadResult
+from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
 from sentinel.packing import Chunk
@@ -37,6 +38,9 @@ DEAD_SCHEMA = pa.schema(
 )
 """A dead letter: where it was to go, why it is not there, the row as JSON, and the raw record that it came from."""
 
+Wires = dict[int, tuple[int, bytes]]
+"""Gzipped bodies by where their chunk starts, with where it ends."""
+
 FLUSH_LINES = 8
 REFUSED_BEFORE_STOP = 20
 
@@ -46,14 +50,14 @@ class _Pack:
     """The rows of the pack: NDJSON, its chunks, and per segment the offset where its rows begin and the records that they came from."""
 
     lines: bytes
-    chunks: list[Chunk]
-    oversize: list[Chunk]
     rows: int
     unchanged: int
     last: int
     starts: list[int]
     segments: list[int]
     records: list[pl.Series]
+    chunks: list[Chunk] = field(default_factory=list)
+    oversize: list[Chunk] = field(default_factory=list)
 
     def origin(self, part: Range) -> tuple[int, int]:
         """Segment of a single row, and the position of its record in the raw segment."""
@@ -69,22 +73,15 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     """
     run = Run.from_wire(request.run)
     names = deps.names(run)
-    request = replace(request, last=_frozen_last(request, deps))
+    frozen_last = _frozen_last(request, deps)
+    request = request if frozen_last is None else replace(request, last=frozen_last)
     where = (request.stream, request.lane, request.first, request.last)
     done = deps.staging.summary(names.receipts(*where))
     if done:
         return UploadResult.from_wire(done)
-    pack = _pack(request, deps)
-    identity = {"limit": deps.budgets.body_limit_bytes, "rows": pack.rows, "sha256": packing.digest(pack.lines)}
-    membership = [[chunk.start, chunk.end, chunk.rows] for chunk in pack.chunks]
-    frozen = deps.staging.create(names.pack(*where), json.dumps(identity | {"chunks": membership}).encode(), identity)
-    if frozen != identity:
-        raise Stop(
-            f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",
-            "the app was changed while the run was going on: deploy the version that began it, or cancel the run and start a new one",
-        )
+    pack, ready = _freeze(request, deps, _pack(request, deps), frozen=frozen_last is not None)
     table = deps.stream(run, request.stream).table
-    outcomes = {d.name: _deliver(request, deps, d, table, pack) for d in deps.destinations}
+    outcomes = {d.name: _deliver(request, deps, d, table, pack, ready) for d in deps.destinations}
     result = _result(pack, outcomes)
     dead = _dead_letters(request, deps, pack, outcomes)
     if dead is not None:
@@ -118,20 +115,57 @@ def _pack(request: UploadRequest, deps: Deps) -> _Pack:
         rows += frame.height
         size += len(text)
     lines = texts[0] if len(texts) == 1 else b"".join(texts)
-    chunks, oversize = packing.cut(lines, deps.budgets.body_limit_bytes)
     unchanged = 0 if wanted is None else staged - rows
-    return _Pack(lines, chunks, oversize, rows, unchanged, request.last, starts, segments, records)
+    return _Pack(lines, rows, unchanged, request.last, starts, segments, records)
 
 
-def _frozen_last(request: UploadRequest, deps: Deps) -> int:
-    """The last segment of the pack that begins with the request's first: of the one that is frozen already, if there is one.
+def _freeze(request: UploadRequest, deps: Deps, pack: _Pack, *, frozen: bool) -> tuple[_Pack, Wires]:
+    """The pack with its chunks, cut now or as they were frozen before, and what of them has been compressed on the way, by offset.
+
+    A compressed body's length depends on the compressor, so what was cut once is read, never cut again. Raises Stop when the rows are other ones.
+    """
+    name = deps.names(Run.from_wire(request.run)).pack(request.stream, request.lane, request.first, request.last)
+    identity: JsonDict = {"rows": pack.rows, "sha256": packing.digest(pack.lines)}
+    if not frozen:
+        limit = deps.budgets.body_limit_bytes
+        wires: Wires = {}
+        if deps.budgets.compressed:
+            chunks, oversize, compressed = packing.cut_wire(pack.lines, limit)
+            wires = {chunk.start: (chunk.end, wire) for chunk, wire in zip(chunks, compressed, strict=True)}
+        else:
+            chunks, oversize = packing.cut(pack.lines, limit)
+        membership = identity | {"limit": limit, "chunks": _offsets(chunks), "oversize": _offsets(oversize)}
+        content = json.dumps(membership).encode()
+        written = identity | {"membership": packing.digest(content)}
+        if deps.staging.create(name, content, written) == written:
+            return replace(pack, chunks=chunks, oversize=oversize), wires
+    # Frozen by an earlier try, or by a copy of this one that was faster.
+    standing: JsonDict = json.loads(deps.staging.read(name))
+    if {key: standing[key] for key in identity} != identity:
+        raise Stop(
+            f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",
+            "the app was changed while the run was going on: deploy the version that began it, or cancel the run and start a new one",
+        )
+    return replace(pack, chunks=_chunks(standing["chunks"]), oversize=_chunks(standing["oversize"])), {}
+
+
+def _offsets(chunks: list[Chunk]) -> list[list[int]]:
+    return [[chunk.start, chunk.end, chunk.rows] for chunk in chunks]
+
+
+def _chunks(offsets: list[list[int]]) -> list[Chunk]:
+    return [Chunk(*chunk) for chunk in offsets]
+
+
+def _frozen_last(request: UploadRequest, deps: Deps) -> int | None:
+    """The last segment of the pack that begins with the request's first and is frozen already; None when none is.
 
     A lane that lost its state, or a run that goes on after it failed, may draw the line elsewhere; the rows of a frozen pack are never packed anew.
     """
     pack = deps.names(Run.from_wire(request.run)).pack(request.stream, request.lane, request.first, request.last)
     prefix = pack[: pack.rindex("-") + 1]
     frozen = [blob.name for blob in deps.staging.list(prefix)]
-    return int(frozen[0].removeprefix(prefix).removesuffix(".json")) if frozen else request.last
+    return int(frozen[0].removeprefix(prefix).removesuffix(".json")) if frozen else None
 
 
 def _verdicts(request: UploadRequest, deps: Deps) -> dict[int, list[int]]:
@@ -147,7 +181,9 @@ def _verdicts(request: UploadRequest, deps: Deps) -> dict[int, list[int]]:
     return {int(segment): list(rows) for segment, rows in grouped.rows()}
 
 
-def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table: str, pack: _Pack) -> Receipts:
+def _deliver(
+    request: UploadRequest, deps: Deps, destination: Destination, table: str, pack: _Pack, ready: Wires
+) -> Receipts:
     run = Run.from_wire(request.run)
     log = deps.names(run).receipts(request.stream, request.lane, request.first, request.last)
     if destination is not deps.destinations[0]:
@@ -156,8 +192,12 @@ def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table
     # Before the log is read: of two copies at once, the later one then always sees the other.
     deps.staging.append(log, [receipts.opened(attempt)])
     known = Receipts.of(deps.staging.log(log), own=attempt)
-    left = known.left(pack.lines, pack.chunks)
+    # Small packs must not all go through the first DCR.
+    first_door = zlib.crc32(log.encode())
+    left = [replace(part, door=first_door + part.door) for part in known.left(pack.lines, pack.chunks)]
     sender = deps.sender(destination, table, run)
+    last = destination is deps.destinations[-1]
+    sender.wire = lambda lines, chunk: _wire(lines, chunk, ready, last=last)
     sender.until = deps.clock() + deps.budgets.upload_s
     writer = _Writer(deps, log, attempt, run.run_id, pack.lines, refused_only=not known.accepted)
     doubts: list[Part] = []
@@ -172,6 +212,16 @@ def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table
         raise
     writer.flush([_closed(attempt, doubts, sender)])
     return Receipts.of(deps.staging.log(log))
+
+
+def _wire(lines: bytes, chunk: Chunk, ready: Wires, *, last: bool) -> bytes:
+    """The gzipped body of a chunk: the one that cutting left, let go when no other destination wants it, or made now (of a half, or of a frozen chunk)."""
+    left = ready.get(chunk.start)
+    if left is None or left[0] != chunk.end:
+        return packing.wire(lines, chunk)
+    if last:
+        del ready[chunk.start]
+    return left[1]
 
 
 def _closed(attempt: str, doubts: list[Part], sender: Sender) -> Line:
@@ -243,7 +293,7 @@ def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:
 
 
 def _dead_letters(request: UploadRequest, deps: Deps, pack: _Pack, outcomes: dict[str, Receipts]) -> pa.Table | None:
-    limit = deps.budgets.body_limit_bytes
+    limit = f"{deps.budgets.body_limit_bytes}{' compressed' if deps.budgets.compressed else ''}"
     dead = [
         ((chunk.start, chunk.end), "", 413, f"a row of {chunk.end - chunk.start} bytes fits into no request of {limit}")
         for chunk in pack.oversize

@@ -117,7 +117,7 @@ def _stack_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--faults", metavar="JSON", help="what the simulators do wrong on purpose")
     command.add_argument("--source-url", metavar="URL", help="a product elsewhere instead of the simulators")
     command.add_argument("--dce", metavar="URL", help="an ingestion endpoint elsewhere instead of the emulator")
-    command.add_argument("--dcr", default=DCR, help="immutable id of the DCR")
+    command.add_argument("--dcr", default=DCR, help="immutable id of the DCR; several, with commas, share the load")
     command.add_argument("--keep", type=Path, metavar="DIR", help="keep blobs, ledger and the emulator's tables there")
 
 

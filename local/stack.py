@@ -141,6 +141,7 @@ class Stack:
         starting = [threading.Thread(target=self._guarded, args=(self._start_azurite,))]
         if self.dce is None:
             options = ["local.sentinel", "--store", str(self.directory / "sentinel"), "--dcr", self.dcr]
+            options += ["--limit", self.app_settings.get("UPLOAD_MODE", os.environ.get("UPLOAD_MODE", "raw"))]
             self._spawn("sentinel", options)
         if self.simulator is not None:
             self._spawn("products", ["local.products", *self.simulator, *self._memory()])

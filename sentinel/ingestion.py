@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from contracts import Cancelled, Stop, TryAgain
 from sentinel import packing
+from sentinel.governor import Governor
 
 if TYPE_CHECKING:
     from azure.monitor.ingestion import LogsIngestionClient
@@ -33,6 +34,9 @@ REMEDIES: Final = {
 
 AMBIGUOUS_STATUSES: Final = frozenset({408, 500, 502, 503, 504})
 """Answers after which the rows may have been stored all the same."""
+
+CANCEL_CHECK_S: Final = 5.0
+"""The longest sleep between two looks at whether the run was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,15 @@ class Sink(Protocol):
 
     def post(self, stream: str, body: bytes) -> Answer:
         """Send one gzipped JSON array to a DCR stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One DCR: where bodies go and what governs how fast. DCRs with the same streams are doors to the same tables."""
+
+    sink: Sink
+    governor: Governor = field(default_factory=Governor)
+    name: str = "the DCR"
 
 
 @dataclass(slots=True)
@@ -134,10 +147,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows to send. `in_doubt`: an earlier try of them ended without our knowing whether they were stored."""
+    """Rows to send. `in_doubt`: an earlier try of them ended without our knowing whether they were stored.
+
+    `door`: which of the DCRs takes them, counted on and on; the halves of a part stay with its DCR.
+    """
 
     chunk: packing.Chunk
     in_doubt: bool = False
+    door: int = 0
 
 
 @dataclass(slots=True)
@@ -166,17 +183,19 @@ class Tally:
 
 @dataclass(slots=True)
 class Sender:
-    """Sends chunks of one stream to one destination, several at a time.
+    """Sends chunks of one stream to one destination, several at a time, each through the DCR that its part names.
 
+    The waits that a DCR's governor asks for, and those between tries, are sat out here up to `budget.longest_wait_s` and `until`; longer ones become TryAgain.
+    `wire`: rows of the NDJSON as a gzipped body.
     `on_sent` is called once per accepted or refused chunk, from worker threads, as soon as its fate is known; `on_doubt` once per chunk
     that was given up although the service may have stored it. `cancelled` is asked before every request; when it says yes, `send` raises
     Cancelled after those in flight have ended. `until`: the clock's time after which no request is started.
     """
 
-    sink: Sink
+    doors: Sequence[Door]
     stream: str
     budget: Budget = field(default_factory=Budget)
-    limit: int = packing.BODY_LIMIT_BYTES
+    wire: Callable[[bytes, packing.Chunk], bytes] = packing.wire
     cancelled: Callable[[], bool] = lambda: False
     until: float = math.inf
     clock: Callable[[], float] = time.monotonic
@@ -219,53 +238,82 @@ class Sender:
             part = pending.pop(0)
             doubt = Doubt(part.in_doubt)
             try:
-                sent = self._part(lines, part.chunk, doubt)
+                sent = self._part(lines, part, doubt)
             except (TryAgain, Stop):
-                for other in (Part(part.chunk, doubt.ambiguous), *pending):
+                for other in (replace(part, in_doubt=doubt.ambiguous), *pending):
                     if other.in_doubt:
                         on_doubt(other)
                 raise
             if sent.accepted or part.chunk.rows == 1:
                 on_sent(sent)
             else:
-                pending = [Part(half, sent.ambiguous) for half in packing.halve(lines, part.chunk)] + pending
+                pending = [
+                    replace(part, chunk=half, in_doubt=sent.ambiguous) for half in packing.halve(lines, part.chunk)
+                ] + pending
 
-    def _part(self, lines: bytes, part: packing.Chunk, doubt: Doubt) -> Sent:
-        body = packing.body(lines, part)
-        wire = packing.compress(body)
+    def _part(self, lines: bytes, part: Part, doubt: Doubt) -> Sent:
+        door = self.doors[part.door % len(self.doors)]
+        chunk = part.chunk
+        wire = self.wire(lines, chunk)
         answer = Answer(0)
         unauthorised = 0
         for tries in range(1, self.budget.attempts + 1):
-            if self.cancelled():
-                raise Cancelled("the run was cancelled")
-            if self.clock() >= self.until:
-                raise TryAgain("the upload's time is used up; the rest follows")
-            self.tally.count(len(body), len(wire))
-            answer = self.sink.post(self.stream, wire)
+            self._await_turn(door, chunk.body_bytes)
+            self.tally.count(chunk.body_bytes, len(wire))
+            answer = door.sink.post(self.stream, wire)
             if answer.status == 204:
-                return Sent(part, 204, "", tries, len(wire), doubt.ambiguous)
+                return Sent(chunk, 204, "", tries, len(wire), doubt.ambiguous)
             if answer.status in {400, 413}:
                 # A row may be at fault: halve, until it stands alone.
-                reason = f"{answer.status} from the DCR: {answer.message}"
-                return Sent(part, answer.status, reason, tries, len(wire), doubt.ambiguous)
+                reason = f"{answer.status} from {door.name}: {answer.message}"
+                return Sent(chunk, answer.status, reason, tries, len(wire), doubt.ambiguous)
             unauthorised += answer.status == 401
-            self._check(answer, unauthorised)
+            self._check(door, answer, unauthorised)
             doubt.ambiguous = doubt.ambiguous or answer.status == 0 or answer.status in AMBIGUOUS_STATUSES
             pause = answer.retry_after_s if answer.retry_after_s is not None else self._backoff(tries)
+            full = answer.status == 429 or (answer.status == 503 and answer.retry_after_s is not None)
+            if full:
+                # Not this body's fault: nobody sends to the DCR until it wants to be asked again.
+                door.governor.pause(pause)
             if pause > self.budget.longest_wait_s:
-                raise TryAgain(f"the DCR asks for {pause:.0f} s", pause)
-            if tries < self.budget.attempts:
-                self.sleep(pause)
-        raise TryAgain(f"the DCR: {_named(answer)}, {self.budget.attempts} times", answer.retry_after_s or 0.0)
+                raise TryAgain(f"{door.name} asks for {pause:.0f} s", pause)
+            if not full and tries < self.budget.attempts:
+                self._pause(pause)
+        raise TryAgain(f"{door.name}: {_named(answer)}, {self.budget.attempts} times", answer.retry_after_s or 0.0)
+
+    def _await_turn(self, door: Door, body_bytes: int) -> None:
+        """Wait until the DCR's quota has room. Raises TryAgain when that is later than this activity may wait, Cancelled."""
+        while True:
+            self._check_cancelled()
+            left_s = self.until - self.clock()
+            if left_s <= 0:
+                raise TryAgain("the upload's time is used up; the rest follows")
+            turn = door.governor.reserve(body_bytes, min(left_s, self.budget.longest_wait_s))
+            if not turn.granted:
+                raise TryAgain(f"{door.name} has no room for {turn.wait_s:.0f} s", turn.wait_s)
+            self._pause(turn.wait_s)
+            if turn.epoch == door.governor.epoch:
+                return
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, in pieces short enough for a cancel to be noticed."""
+        while seconds > 0:
+            self.sleep(min(seconds, CANCEL_CHECK_S))
+            seconds -= CANCEL_CHECK_S
+            self._check_cancelled()
+
+    def _check_cancelled(self) -> None:
+        if self.cancelled():
+            raise Cancelled("the run was cancelled")
 
     @staticmethod
-    def _check(answer: Answer, unauthorised: int) -> None:
+    def _check(door: Door, answer: Answer, unauthorised: int) -> None:
         """Raises Stop for an answer that no retry cures; one or a few 401 can be a token that has expired, which the SDK renews."""
         if answer.status in {403, 404} or (answer.status == 401 and unauthorised > 4):
-            raise Stop(f"{answer.status} from the DCR: {answer.message}", REMEDIES[answer.status])
+            raise Stop(f"{answer.status} from {door.name}: {answer.message}", REMEDIES[answer.status])
         if answer.status not in {-1, 0, 401, 429, *AMBIGUOUS_STATUSES}:
             raise Stop(
-                f"{answer.status} from the DCR: {answer.message}", "this answer is not expected; see its message"
+                f"{answer.status} from {door.name}: {answer.message}", "this answer is not expected; see its message"
             )
 
     def _backoff(self, tries: int) -> float:

@@ -1,6 +1,6 @@
 """Rows to request bodies: NDJSON encoded once, cut by exact byte offsets into JSON arrays that never exceed the limit.
 
-Invariant: a body is `[` + whole rows joined by `,` + `]`, its exact length is at most `limit` with brackets and commas counted, the rows of
+Invariant: a body is `[` + whole rows joined by `,` + `]`, its exact length (raw mode), or that of its gzip (wire mode), is at most `limit`; the rows of
 all bodies and of the oversize list are the rows that came in, in order, each once. Cutting needs no parse and no object per row: NDJSON has a raw
 newline only between rows (inside a JSON string it is escaped), so the last newline before the limit is the last row that fits.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,7 +21,19 @@ if TYPE_CHECKING:
 BODY_LIMIT_BYTES: Final = 1_048_576
 """The service's "Maximum allowed content length" (413 ContentLengthLimitExceeded); documented as 1 MB, compressed and uncompressed."""
 
+WIRE_BODY_LIMIT_BYTES: Final = 48 * 1024 * 1024
+"""The longest uncompressed body in wire mode: below the 50 MiB that a check behind the gateway was seen to refuse (reference/peers.md §2)."""
+
 COMPRESSION_LEVEL: Final = 1
+
+BLOCK_BYTES: Final = 64 * 1024
+"""Rows that are compressed together in wire mode. The compressor is flushed behind each block, so that the exact length is known: 1 to 2 % more bytes."""
+
+_GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_LAST_BLOCK: Final = b"\x01\x01\x00\xfe\xff]"
+"""A deflate block that is the last one, stored: one byte, its complement's length, and the bracket that ends the array."""
+
+_FRAME_BYTES: Final = len(_GZIP_HEADER) + len(_LAST_BLOCK) + 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,85 @@ def cut(lines: bytes, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[
             chunks.append(Chunk(start, end, lines.count(b"\n", start, end) + 1))
         start = end + 1
     return chunks, oversize
+
+
+def cut_wire(
+    lines: bytes, limit: int = BODY_LIMIT_BYTES, body_limit: int = WIRE_BODY_LIMIT_BYTES
+) -> tuple[list[Chunk], list[Chunk], list[bytes]]:
+    """As `cut`, for bodies whose gzip stays within `limit` and whose own length within `body_limit`; the third list holds the gzipped bodies.
+
+    Greedy by blocks of whole rows: a body is short of the limit by less than what one more block would have added.
+    """
+    chunks: list[Chunk] = []
+    oversize: list[Chunk] = []
+    wires: list[bytes] = []
+    start, size = 0, len(lines)
+    while start < size:
+        press = _Press(limit, body_limit)
+        end = start
+        while end < size and press.add(lines, end, stop := _block_end(lines, end, limit)):
+            end = stop + 1
+        if end == start:
+            # A block of several rows always fits: this is one row.
+            end = lines.find(b"\n", start) + 1
+            oversize.append(Chunk(start, end - 1, 1))
+        else:
+            chunks.append(Chunk(start, end - 1, lines.count(b"\n", start, end)))
+            wires.append(press.finish())
+        start = end
+    return chunks, oversize, wires
+
+
+def _block_end(lines: bytes, start: int, limit: int) -> int:
+    """Where the newline is that ends the block: as many rows as BLOCK_BYTES take (fewer under a small limit), at least one."""
+    most = min(BLOCK_BYTES, limit // 4)
+    at = lines.rfind(b"\n", start, start + most)
+    return at if at != -1 else lines.find(b"\n", start)
+
+
+class _Press:
+    """Gzips a body block by block and takes no block that would carry it over a limit."""
+
+    def __init__(self, limit: int, body_limit: int) -> None:
+        from isal import isal_zlib
+
+        self._zlib = isal_zlib
+        self._deflate = isal_zlib.compressobj(COMPRESSION_LEVEL, wbits=-15)
+        self._parts = [_GZIP_HEADER]
+        self._room, self._body_room = limit - _FRAME_BYTES, body_limit - 1
+        self._crc, self._length = 0, 0
+
+    def add(self, lines: bytes, start: int, end: int) -> bool:
+        """Add the rows from `start` to `end`; whether they fitted. After a no, nothing can be added."""
+        block = (b"," if self._length else b"[") + lines[start:end].replace(b"\n", b",")
+        part = self._deflate.compress(block) + self._deflate.flush(self._zlib.Z_SYNC_FLUSH)
+        if len(part) > self._room or len(block) > self._body_room:
+            return False
+        self._room -= len(part)
+        self._body_room -= len(block)
+        self._crc = self._zlib.crc32(block, self._crc)
+        self._length += len(block)
+        self._parts.append(part)
+        return True
+
+    def finish(self) -> bytes:
+        """The gzipped body. Behind a flush the stream stands at a byte, so it can be ended without the compressor, which has seen the block that was refused."""
+        crc = self._zlib.crc32(b"]", self._crc)
+        trailer = struct.pack("<II", crc, (self._length + 1) & 0xFFFFFFFF)
+        return b"".join([*self._parts, _LAST_BLOCK, trailer])
+
+
+def wire(lines: bytes, chunk: Chunk) -> bytes:
+    """The chunk's body gzipped; one that is longer than a raw one is never held uncompressed."""
+    if chunk.body_bytes <= BODY_LIMIT_BYTES:
+        return compress(body(lines, chunk))
+    press = _Press(sys.maxsize, sys.maxsize)
+    at = chunk.start
+    while at < chunk.end:
+        stop = min(_block_end(lines, at, BODY_LIMIT_BYTES), chunk.end)
+        press.add(lines, at, stop)
+        at = stop + 1
+    return press.finish()
 
 
 def halve(lines: bytes, chunk: Chunk) -> tuple[Chunk, Chunk]:

@@ -102,13 +102,13 @@ class Receipts:
         self.chunks += 1
 
     def left(self, lines: bytes, chunks: Sequence[Chunk]) -> list[Part]:
-        """The parts of `chunks` that no line settles, with whether they are in doubt."""
+        """The parts of `chunks` that no line settles, with whether they are in doubt; a chunk's place decides its DCR, so that is the same each time."""
         settled_ranges = merged([*self.accepted, *self.refused])
         parts = []
-        for chunk in chunks:
+        for door, chunk in enumerate(chunks):
             for low, high in _gaps((chunk.start, chunk.end), settled_ranges):
                 doubt = self.all_in_doubt or _overlaps(self.doubts, (low, high))
-                parts.append(Part(Chunk(low, high, rows_in(lines, (low, high))), doubt))
+                parts.append(Part(Chunk(low, high, rows_in(lines, (low, high))), doubt, door))
         return parts
 
 

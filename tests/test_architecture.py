@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transforms": {"sentinel.tables", "transforms"},
     "sentinel": {"contracts", "sentinel"},
     "activities": {"contracts", "sources", "staging", "transforms", "sentinel", "activities"},
-    "settings": {"contracts", "sentinel.packing", "sentinel.tables", "sources.registry"},
+    "settings": {"contracts", "sentinel.governor", "sentinel.packing", "sentinel.tables", "sources.registry"},
     "memory": set(),
     "function_app": {
         "contracts",

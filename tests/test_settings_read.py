@@ -42,9 +42,9 @@ def test_little_is_needed() -> None:
     assert settings.staging_account_url == "https://account.blob.core.windows.net"
     assert settings.upload_body_limit_bytes == BODY_LIMIT_BYTES
     (destination,) = settings.destinations
-    assert (destination.endpoint, destination.rule_id) == (
+    assert (destination.endpoint, destination.rule_ids) == (
         "https://x.westeurope-1.ingest.monitor.azure.com",
-        "dcr-0123",
+        ("dcr-0123",),
     )
     assert destination.audience == "https://monitor.azure.com"
     assert destination.streams == {table.name: table.stream for table in TABLES}
@@ -240,3 +240,35 @@ def test_destinations_that_are_none(listed: str, words: str) -> None:
     """One problem, with what the setting should be; never another error."""
     (problem,) = problems(DESTINATIONS=listed)
     assert words in problem
+
+
+def test_several_dcrs_of_a_destination() -> None:
+    """Separated by commas, or a list in DESTINATIONS; none twice."""
+    (only,) = read_settings({**MINIMAL, "DCR_IMMUTABLE_ID": "dcr-1, dcr-2,"}).destinations
+    assert only.rule_ids == ("dcr-1", "dcr-2")
+    entry = {"name": "a", "endpoint": "https://x.example"}
+    for given in (["dcr-1", "dcr-2"], "dcr-1,dcr-2"):
+        listed = json.dumps([entry | {"dcr_immutable_id": given}])
+        (found,) = read_settings({**MINIMAL, "DESTINATIONS": listed}).destinations
+        assert found.rule_ids == ("dcr-1", "dcr-2")
+    for bad in ({"DCR_IMMUTABLE_ID": "dcr-1,dcr-1"}, {"DESTINATIONS": json.dumps([entry | {"dcr_immutable_id": []}])}):
+        with pytest.raises(SettingsError, match=r"DCR twice|not empty"):
+            read_settings({**MINIMAL, **bad})
+
+
+def test_the_quota_is_the_services_times_share_and_margin() -> None:
+    """An instance of four takes a quarter, and a little less than all of it."""
+    settings = read_settings({**MINIMAL, "DCR_SHARE": "0.25"})
+    assert settings.dcr_requests_per_minute == pytest.approx(12_000 * 0.25 * 0.95)
+    assert settings.dcr_bytes_per_minute == pytest.approx(2e9 * 0.25 * 0.95)
+
+
+def test_wire_mode_packs_more_unless_told() -> None:
+    """A compressed body holds far more rows; what is set is taken."""
+    raw, wire = read_settings(MINIMAL), read_settings({**MINIMAL, "UPLOAD_MODE": "wire"})
+    assert wire.policy.pack_bytes == wire.upload_pack_bytes == 2 * raw.upload_pack_bytes
+    assert (
+        read_settings({**MINIMAL, "UPLOAD_MODE": "wire", "UPLOAD_PACK_BYTES": "2000000"}).upload_pack_bytes == 2_000_000
+    )
+    with pytest.raises(SettingsError, match="UPLOAD_MODE"):
+        read_settings({**MINIMAL, "UPLOAD_MODE": "zip"})

@@ -22,7 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, required=True, help="directory for the Parquet files")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--with-parent", action="store_true", help="stop when the parent process ends")
-    parser.add_argument("--dcr", default=DEFAULT_DCR, help="immutable id of the data collection rule")
+    parser.add_argument(
+        "--dcr", default=DEFAULT_DCR, help="immutable id of the data collection rule; several, with commas"
+    )
     parser.add_argument("--limit", choices=["raw", "wire"], default="raw", help="what the 1 MB limit is about")
     parser.add_argument("--denied-token", action="append", default=[], help="a token without access to the rule (403)")
     parser.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, help="0 for no limit")
@@ -48,7 +50,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     emulator = Emulator(
         Options(
             store=arguments.store,
-            dcr=arguments.dcr,
+            dcrs=[rule.strip() for rule in arguments.dcr.split(",")],
             limit=arguments.limit,
             denied_tokens=arguments.denied_token or ["no-access"],
             requests_per_minute=arguments.requests_per_minute,

@@ -35,10 +35,10 @@ IDLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an emulator is set up; the defaults are the service's documented limits."""
+    """How an emulator is set up; the defaults are the service's documented limits. `dcrs`: rules with the same streams, each with its quota."""
 
     store: Path
-    dcr: str = answers.DEFAULT_DCR
+    dcrs: Sequence[str] = (answers.DEFAULT_DCR,)
     limit: LimitMode = "raw"
     denied_tokens: Sequence[str] = ("no-access",)
     requests_per_minute: int = REQUESTS_PER_MINUTE
@@ -59,11 +59,13 @@ class Emulator:
         self._faults = Faults(options.faults)
         self._stats = Stats()
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+        self._quotas: dict[str, Quota] = {}
+        self._limit(options.requests_per_minute, options.bytes_per_minute, options.dcrs)
         self._ingestion = Ingestion(
-            Rule(options.dcr, flows(options.tables, lean=options.lean), options.limit, options.denied_tokens),
+            Rule(options.dcrs, flows(options.tables, lean=options.lean), options.limit, options.denied_tokens),
             self._store,
             self._faults,
-            Quota(options.requests_per_minute, options.bytes_per_minute, monotonic),
+            self._quotas,
             self._stats,
             self._executor,
         )
@@ -77,6 +79,7 @@ class Emulator:
                 web.post("/v1/workspaces/{workspace}/query", self._query),
                 web.get("/_control/stats", self._show_stats),
                 web.post("/_control/faults", self._set_faults),
+                web.post("/_control/quota", self._set_quota),
                 web.post("/_control/functions", self._add_functions),
                 web.post("/_control/flush", self._flush),
             ]
@@ -128,6 +131,26 @@ class Emulator:
             self._faults.configure(await request.json())
         except (ValueError, TypeError, AttributeError) as error:
             return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({})
+
+    def _limit(self, requests: float, body_bytes: float, rules: Sequence[str], window_s: float = 60.0) -> None:
+        for rule in rules:
+            self._quotas[rule] = Quota(requests, body_bytes, monotonic, window_s)
+
+    async def _set_quota(self, request: web.Request) -> web.Response:
+        """Take `{"requests_per_minute", "bytes_per_minute", "window_s"}`, of each rule; what is left out becomes the service's. Windows begin anew."""
+        try:
+            asked = {name: float(value) for name, value in (await request.json()).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        if (
+            asked.keys() - {"requests_per_minute", "bytes_per_minute", "window_s"}
+            or min(asked.values(), default=0.0) < 0
+        ):
+            return web.json_response({"error": f"unknown or negative: {sorted(asked)}"}, status=400)
+        requests = asked.get("requests_per_minute", REQUESTS_PER_MINUTE)
+        body_bytes = asked.get("bytes_per_minute", BYTES_PER_MINUTE)
+        self._limit(requests, body_bytes, list(self._quotas), asked.get("window_s", 60.0))
         return web.json_response({})
 
     async def _add_functions(self, request: web.Request) -> web.Response:

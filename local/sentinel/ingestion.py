@@ -25,24 +25,24 @@ from local.sentinel.wire import BODY_LIMIT, LimitMode, Quota, plain_body
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The data collection rule that is served: its immutable id, its streams, how it reads the body limit, which tokens it refuses."""
+    """The data collection rules that are served: their immutable ids, the streams that each has, how they read the body limit, which tokens they refuse."""
 
-    immutable_id: str
+    immutable_ids: Sequence[str]
     streams: Mapping[str, Flow]
     limit: LimitMode
     denied_tokens: Sequence[str]
 
 
 class Ingestion:
-    """The one handler, with what it needs: the rule, the store, the faults, the quota, the counters, and threads to decode in."""
+    """The one handler, with what it needs: the rules, the store, the faults, the counters, and threads to decode in. `quotas`: of each rule."""
 
     def __init__(
-        self, rule: Rule, store: Store, faults: Faults, quota: Quota, stats: Stats, executor: Executor
+        self, rule: Rule, store: Store, faults: Faults, quotas: Mapping[str, Quota], stats: Stats, executor: Executor
     ) -> None:
         self._rule = rule
         self._store = store
         self._faults = faults
-        self._quota = quota
+        self._quotas = quotas
         self._stats = stats
         self._executor = executor
 
@@ -98,7 +98,8 @@ class Ingestion:
         encoding = request.headers.get("Content-Encoding", "").strip().lower()
         loop = asyncio.get_running_loop()
         received, body_bytes = await loop.run_in_executor(self._executor, self._work, wire, encoding, flow)
-        self._quota.add_bytes(body_bytes)
+        self._quotas[request.match_info["dcr"]].add_bytes(body_bytes)
+        self._stats.rules[request.match_info["dcr"]] += 1
         self._stats.accepted(
             flow.table.name,
             received.batch.num_rows,
@@ -124,7 +125,7 @@ class Ingestion:
         if scheme.lower() != "bearer" or not token.strip():
             raise answers.unauthenticated("Authentication failed. The 'Authorization' header has no bearer token.")
         dcr = request.match_info["dcr"]
-        if dcr != self._rule.immutable_id:
+        if dcr not in self._rule.immutable_ids:
             raise answers.no_such_rule(dcr)
         if token.strip() in self._rule.denied_tokens:
             raise answers.forbidden(dcr)
@@ -134,7 +135,7 @@ class Ingestion:
             raise answers.no_such_stream(stream)
         if request.content_type != "application/json" or "Content-Type" not in request.headers:
             raise answers.bad_content_type(request.headers.get("Content-Type", ""))
-        throttled = self._quota.admit()
+        throttled = self._quotas[dcr].admit()
         if throttled is not None:
             raise throttled
         return flow

@@ -12,9 +12,10 @@ _EDGES = (1_024, 16_384, 131_072, 524_288, 917_504, 996_147, 1_027_605, 1_048_57
 
 
 class Stats:
-    """Counters of requests, bytes, rows and of what the column rules changed."""
+    """Counters of requests, bytes, rows and of what the column rules changed. `rules`: accepted requests by the rule's immutable id."""
 
     def __init__(self) -> None:
+        self.rules: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self._changes = Counts()
@@ -50,6 +51,7 @@ class Stats:
             "requests": self._statuses.total(),
             "accepted_requests": self._accepted,
             "fast_path_requests": self._fast,
+            "rules": dict(self.rules),
             "statuses": dict(self._statuses),
             "bytes_body": self._bytes_body,
             "bytes_wire": self._bytes_wire,

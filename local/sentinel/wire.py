@@ -65,11 +65,12 @@ def plain_body(wire: bytes, encoding: str, mode: LimitMode) -> bytes:
 
 @dataclass
 class Quota:
-    """Requests and decompressed bytes in windows of one minute; 0 means no limit. `clock` gives seconds."""
+    """Requests and decompressed bytes of one rule in windows of `window_s` seconds, given for a minute; 0 means no limit. `clock` gives seconds."""
 
-    requests: int
-    body_bytes: int
+    requests: float
+    body_bytes: float
     clock: Callable[[], float]
+    window_s: float = 60.0
 
     def __post_init__(self) -> None:
         self._since = self.clock()
@@ -77,14 +78,15 @@ class Quota:
         self._bytes = 0
 
     def admit(self) -> Refusal | None:
-        """Count one request; a Refusal (429, Retry-After: what is left of the minute) when the window is used up."""
+        """Count one request; a Refusal (429, Retry-After: what is left of the window) when the window is used up."""
         now = self.clock()
-        if now - self._since >= 60:
+        if now - self._since >= self.window_s:
             self._since, self._requests, self._bytes = now, 0, 0
-        over_requests = self.requests and self._requests >= self.requests
-        over_bytes = self.body_bytes and self._bytes >= self.body_bytes
+        part = self.window_s / 60
+        over_requests = self.requests and self._requests >= self.requests * part
+        over_bytes = self.body_bytes and self._bytes >= self.body_bytes * part
         if over_requests or over_bytes:
-            return throttled(max(1, math.ceil(60 - (now - self._since))))
+            return throttled(max(1, math.ceil(self.window_s - (now - self._since))))
         self._requests += 1
         return None
 

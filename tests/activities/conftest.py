@@ -44,7 +44,7 @@ from local.products.simulator import Simulator
 from local.products.synthetic import Inventory, SyntheticStream
 from local.sentinel.answers import DEFAULT_DCR
 from local.sentinel.process import LoopbackCredential, Server
-from sentinel.ingestion import Answer, Budget, LogsIngestionSink, Sink
+from sentinel.ingestion import Answer, Budget, Door, LogsIngestionSink, Sink
 from sentinel.packing import BODY_LIMIT_BYTES
 from sentinel.tables import TABLES
 from sources.reader import Patience, Reader
@@ -73,6 +73,7 @@ class Recorded:
     refuse: Callable[[bytes], Answer | None] = lambda _: None
     posted: list[bytes] = field(default_factory=list)
     accepted: list[bytes] = field(default_factory=list)
+    wired: list[bytes] = field(default_factory=list)
 
     def post(self, stream: str, body: bytes) -> Answer:
         """As the real one, written down."""
@@ -80,6 +81,7 @@ class Recorded:
 
         plain = gzip.decompress(body)
         self.posted.append(plain)
+        self.wired.append(body)
         answer = self.refuse(plain) or self.sink.post(stream, body)
         if answer.status == 204:
             self.accepted.append(plain)
@@ -238,7 +240,7 @@ def bench(staging: Staging, simulate: Callable[[Simulator], str]) -> Iterator[Ca
         deps = Deps(
             staging,
             readers.__getitem__,
-            (Destination("sentinel", recorded, STREAMS),),
+            (Destination("sentinel", (Door(recorded),), STREAMS),),
             Budgets(**limits),
             Budget(in_flight=2, attempts=3, first_wait_s=0.001, longest_wait_s=0.01),
         )

@@ -17,7 +17,7 @@ from activities.deps import Destination
 from contracts import Cancelled, JsonDict, Stop, TryAgain
 from local.products.synthetic import Inventory, SyntheticStream
 from sentinel import packing
-from sentinel.ingestion import Answer, Budget
+from sentinel.ingestion import Answer, Budget, Door
 from staging import Staging
 
 INVENTORY = Inventory(assets=60, findings=120, big_output_share=0.0)
@@ -110,10 +110,10 @@ def test_after_an_outage_only_the_rest_is_sent_with_the_same_bytes(staged: Any) 
 def test_a_throttled_chunk_is_in_no_doubt(staged: Any) -> None:
     """429 stores nothing, so nothing is counted as possibly repeated."""
     run = staged()
-    run.sink.refuse = lambda _: Answer(429, "slow down", 60.0) if len(run.sink.accepted) >= 2 else None
+    run.sink.refuse = lambda _: Answer(429, "slow down", 0.011) if len(run.sink.accepted) >= 2 else None
     with pytest.raises(TryAgain) as caught:
         run.upload("devices", 0, 2)
-    assert caught.value.retry_after_s == 60
+    assert caught.value.retry_after_s > 0
     run.sink.refuse = lambda _: None
     assert run.upload("devices", 0, 2).possibly_repeated == 0
     assert len(ids(run.sink.accepted)) == 60
@@ -303,16 +303,65 @@ def test_a_refusal_of_the_identity_stops_with_its_remedy(status: int, staged: An
 
 
 def test_a_pack_whose_rows_give_other_bytes_stops(staged: Any) -> None:
-    """Another limit, or another version of the app, half-way: the receipts would not fit."""
+    """Another version of the app, half-way: the receipts would not fit."""
     run = staged()
-    run.sink.refuse = lambda _: Answer(429, "", 60.0)
+    run.sink.refuse = lambda _: Answer(429, "", 0.011)
     with pytest.raises(TryAgain):
         run.upload("devices", 0, 2)
     run.sink.refuse = lambda _: None
-    run.budget(body_limit_bytes=SMALL + 1)
+    name = run.names.pack("devices", 0, 0, 2)
+    run.staging.put_json(name, {**run.staging.find_json(name), "sha256": "0" * 32}, {})
     with pytest.raises(Stop, match="frozen with other bytes"):
         run.upload("devices", 0, 2)
     assert run.sink.accepted == []
+
+
+@pytest.mark.parametrize(("mode", "later"), [(False, True), (True, False)], ids=["raw-then-wire", "wire-then-raw"])
+def test_a_frozen_pack_keeps_its_chunks_whatever_mode_and_limit_are_set_later(
+    staged: Any, *, mode: bool, later: bool
+) -> None:
+    """The second try sends the very bodies that the first one tried, and not one row less."""
+    run = staged(compressed=mode, body_limit_bytes=2048)
+    run.sink.refuse = lambda _: Answer(429, "", 0.011) if len(run.sink.posted) > 2 else None
+    with pytest.raises(TryAgain):
+        run.upload("devices", 0, 2)
+    tried = list(run.sink.posted)
+    run.sink.refuse = lambda _: None
+    run.budget(compressed=later, body_limit_bytes=4096)
+    assert run.upload("devices", 0, 2).accepted == 60
+    assert set(tried) <= set(run.sink.accepted)
+    assert set(Counter(ids(run.sink.accepted)).values()) == {1}
+
+
+def test_wire_mode_fills_the_compressed_body(staged: Any) -> None:
+    """Fewer requests for the same rows, none over the limit as it goes over the wire."""
+    raw, wire = staged(), staged(compressed=True)
+    assert raw.upload("devices", 0, 2).accepted == wire.upload("devices", 0, 2).accepted == 60
+    assert sorted(ids(raw.sink.accepted)) == sorted(ids(wire.sink.accepted))
+    assert all(len(body) <= SMALL for body in wire.sink.wired)
+    assert 3 * len(wire.sink.posted) <= len(raw.sink.posted)
+    assert max(map(len, wire.sink.posted)) > SMALL
+
+
+def test_the_chunks_of_a_pack_are_shared_out_among_the_dcrs_and_stay_with_theirs(staged: Any) -> None:
+    """Both DCRs get about half; a body that is tried again goes to the DCR that it was tried at, halves included."""
+    run = staged()
+    first, second = run.sink, type(run.sink)(run.sink.sink)
+    place = run.deps.destinations[0]
+    doors = (Door(first, name="DCR a"), Door(second, name="DCR b"))
+    run.deps = replace(run.deps, destinations=(replace(place, doors=doors),))
+    for sink in (first, second):
+        sink.refuse = lambda body, sink=sink: Answer(429, "", 0.011) if len(sink.posted) > 3 else None
+    with pytest.raises(TryAgain, match=r"DCR [ab]"):
+        run.upload("devices", 0, 2)
+    tried = [set(sink.posted) for sink in (first, second)]
+    for sink in (first, second):
+        sink.refuse = lambda body: Answer(413, "too long") if len(ids([body])) > 1 else None
+    assert run.upload("devices", 0, 2).accepted == 60
+    assert sorted(ids([*first.accepted, *second.accepted])) == sorted({*ids(first.accepted), *ids(second.accepted)})
+    assert min(len(ids(first.accepted)), len(ids(second.accepted))) > 15
+    for mine, other in ((tried[0], second), (tried[1], first)):
+        assert not mine & set(other.posted)
 
 
 def test_two_uploads_at_once_lose_nothing_and_count_what_both_sent(staged: Any) -> None:
@@ -389,8 +438,8 @@ def test_every_destination_gets_every_row_and_keeps_its_own_receipts(staged: Any
     other = recorded(run.sink.sink)
     bad = run.rows("devices", 1)["AssetId"][7]
     streams = run.deps.destinations[0].streams
-    run.deps = replace(run.deps, destinations=(*run.deps.destinations, Destination("second", other, streams)))
-    other.refuse = lambda _: Answer(429, "", 60.0)
+    run.deps = replace(run.deps, destinations=(*run.deps.destinations, Destination("second", (Door(other),), streams)))
+    other.refuse = lambda _: Answer(429, "", 0.011)
     with pytest.raises(TryAgain):
         run.upload("devices", 0, 2)
     assert len(ids(run.sink.accepted)) == 60

@@ -11,7 +11,7 @@ import pytest
 from local.load import run_load
 from local.outcome import Outcome
 from local.sentinel.query import Workspace
-from local.stack import Stack
+from local.stack import DCR, Stack
 
 JsonDict = dict[str, Any]
 
@@ -62,8 +62,8 @@ def stack_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     """Start stacks; they are stopped when the module is done."""
     started: list[Stack] = []
 
-    def start(*simulator: str, **settings: str) -> Runs:
-        stack = Stack(tmp_path_factory.mktemp("stack"), list(simulator), app_settings={**SMALL, **settings})
+    def start(*simulator: str, dcr: str = DCR, **settings: str) -> Runs:
+        stack = Stack(tmp_path_factory.mktemp("stack"), list(simulator), dcr=dcr, app_settings={**SMALL, **settings})
         started.append(stack)
         try:
             return Runs(stack.start())

@@ -16,7 +16,7 @@ from azure.monitor.ingestion import LogsIngestionClient
 
 from local.sentinel.answers import DEFAULT_DCR
 from local.sentinel.process import STREAM, LoopbackCredential, Server
-from sentinel.ingestion import Answer, Budget, LogsIngestionSink, Part, Sender, Sent
+from sentinel.ingestion import Answer, Budget, Door, LogsIngestionSink, Part, Sender, Sent
 from sentinel.packing import compress, cut
 
 
@@ -48,7 +48,7 @@ def send(sink: LogsIngestionSink, lines: bytes, limit: int, budget: Budget) -> t
     chunks, _ = cut(lines, limit)
     sent: list[Sent] = []
     doubts: list[Part] = []
-    Sender(sink, STREAM, budget, limit, sleep=lambda _: None).send(
+    Sender((Door(sink),), STREAM, budget, sleep=lambda _: None).send(
         lines, [Part(c) for c in chunks], sent.append, doubts.append
     )
     return sent, doubts

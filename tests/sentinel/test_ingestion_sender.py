@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import Cancelled, Stop, TryAgain
-from sentinel.ingestion import Answer, Budget, Part, Sender, Sent
+from sentinel.governor import Governor
+from sentinel.ingestion import Answer, Budget, Door, Part, Sender, Sent
 from sentinel.packing import Chunk, cut, rows_of
 
 OK = Answer(204)
@@ -73,6 +74,7 @@ class Sending:
     sent: list[Sent] = field(default_factory=list)
     doubts: list[Part] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
+    time: float = 0.0
     failure: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +84,9 @@ class Sending:
 
     def go(self, parts: list[Part] | None = None) -> Sending:
         """Send; failures are kept."""
-        sender = Sender(self.sink, "Custom-T", self.budget, self.limit, sleep=self.slept.append, **self.options)
+        governor = Governor(clock=lambda: self.time)
+        options = {"clock": lambda: self.time, "sleep": self.sleep, **self.options}
+        sender = Sender((Door(self.sink, governor),), "Custom-T", self.budget, **options)
         try:
             sender.send(
                 self.lines, parts or [Part(chunk) for chunk in self.chunks], self.sent.append, self.doubts.append
@@ -94,6 +98,11 @@ class Sending:
         assert self.tally.wire_bytes == self.sink.wire_bytes
         assert self.tally.body_bytes == self.sink.body_bytes
         return self
+
+    def sleep(self, seconds: float) -> None:
+        """Nothing but the clock moves."""
+        self.slept.append(seconds)
+        self.time += seconds
 
     def row_numbers(self, chunk: Chunk) -> list[int]:
         """The rows of a chunk, as the numbers that they hold."""
@@ -196,9 +205,31 @@ def test_a_few_401_are_an_expired_token_and_many_a_refusal() -> None:
 
 def test_retry_after_is_honoured_exactly() -> None:
     """Without jitter: the service said when."""
-    run = Sending(script(Answer(429, retry_after_s=7.0), Answer(503, retry_after_s=0.0)), limit=10_000).go()
-    assert run.slept == [7.0, 0.0]
+    run = Sending(script(Answer(429, retry_after_s=4.0), Answer(503, retry_after_s=0.5)), limit=10_000).go()
+    assert run.slept == [4.0, 0.5]
     assert run.failure is None
+
+
+def test_a_long_wait_notices_a_cancel() -> None:
+    """Sat out in pieces."""
+    run = Sending(script(Answer(429, retry_after_s=19.0)), limit=10_000)
+    run.options["cancelled"] = lambda: run.time > 4
+    assert isinstance(run.go().failure, Cancelled)
+    assert run.slept == [5.0]
+
+
+def test_a_429_holds_every_sender_of_the_dcr() -> None:
+    """One sender is told to wait for half a minute: another one, of another activity, does not even ask."""
+    time = 0.0
+    governor = Governor(clock=lambda: time)
+    full, other = script(Answer(429, retry_after_s=30.0)), FakeSink()
+    for sink, name in ((full, "a"), (other, "b")):
+        sending = Sending(sink, limit=10_000)
+        sender = Sender((Door(sink, governor, name),), "Custom-T", clock=lambda: time)
+        with pytest.raises(TryAgain) as told:
+            sender.send(sending.lines, [Part(chunk) for chunk in sending.chunks], lambda _: None, lambda _: None)
+        assert told.value.retry_after_s == 30.0
+    assert (full.requests, other.requests) == (1, 0)
 
 
 def test_a_long_retry_after_is_the_orchestrators_business() -> None:
@@ -333,5 +364,5 @@ def test_a_sinks_surprise_is_not_swallowed() -> None:
 def test_nothing_to_send_is_no_request() -> None:
     """An empty pack."""
     sink = FakeSink()
-    Sender(sink, "Custom-T", until=math.inf).send(b"", [], lambda sent: None, lambda part: None)
+    Sender((Door(sink),), "Custom-T", until=math.inf).send(b"", [], lambda sent: None, lambda part: None)
     assert sink.requests == 0

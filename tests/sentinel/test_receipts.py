@@ -212,7 +212,7 @@ def test_what_lies_before_a_settled_part_is_offered_to_the_byte() -> None:
     first, second = halve(lines, chunks[0])
     line = settled("a", Sent(second, 204), "", "run")
     left = Receipts.of([opened("a"), line, closed("a", [], 1, 1, 1)]).left(lines, chunks)
-    assert left == [Part(first), *map(Part, chunks[1:])]
+    assert left == [Part(first), *(Part(chunk, door=nth) for nth, chunk in enumerate(chunks[1:], 1))]
 
 
 def test_a_log_of_dead_letters_only_is_settled() -> None:
