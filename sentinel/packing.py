@@ -133,13 +133,15 @@ def cut_wire(
     oversize: list[Chunk] = []
     wires: list[bytes] = []
     start, size = 0, len(lines)
+    # Under small limits small blocks, so that the first one of several rows always fits.
+    block = min(BLOCK_BYTES, limit // 4, body_limit // 4)
     while start < size:
         press = _Press(limit, body_limit)
         end = start
-        while end < size and press.add(lines, end, stop := _block_end(lines, end, limit)):
+        while end < size and press.add(lines, end, stop := _block_end(lines, end, block)):
             end = stop + 1
         if end == start:
-            # A block of several rows always fits: this is one row.
+            # The block that did not fit is one row.
             end = lines.find(b"\n", start) + 1
             oversize.append(Chunk(start, end - 1, 1))
         else:
@@ -149,9 +151,8 @@ def cut_wire(
     return chunks, oversize, wires
 
 
-def _block_end(lines: bytes, start: int, limit: int) -> int:
-    """Where the newline is that ends the block: as many rows as BLOCK_BYTES take (fewer under a small limit), at least one."""
-    most = min(BLOCK_BYTES, limit // 4)
+def _block_end(lines: bytes, start: int, most: int) -> int:
+    """Where the newline is that ends the block: as many rows as `most` bytes take, at least one."""
     at = lines.rfind(b"\n", start, start + most)
     return at if at != -1 else lines.find(b"\n", start)
 
@@ -195,7 +196,7 @@ def wire(lines: bytes, chunk: Chunk) -> bytes:
     press = _Press(sys.maxsize, sys.maxsize)
     at = chunk.start
     while at < chunk.end:
-        stop = min(_block_end(lines, at, BODY_LIMIT_BYTES), chunk.end)
+        stop = min(_block_end(lines, at, BLOCK_BYTES), chunk.end)
         press.add(lines, at, stop)
         at = stop + 1
     return press.finish()
