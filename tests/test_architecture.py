@@ -187,6 +187,12 @@ def test_test_files_have_names_of_their_own() -> None:
     assert len(names) == len(set(names))
 
 
+def test_no_link_is_tracked() -> None:
+    """A worktree's link to the environment, once merged, replaces the environment by a link to itself."""
+    listed = subprocess.run(["git", "ls-files", "-s", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    assert [entry.split("\t")[1] for entry in listed.split("\0") if entry.startswith("120000 ")] == []
+
+
 def test_no_file_is_larger_than_a_megabyte() -> None:
     """Recorded inventories and stores stay out."""
     assert [str(path.relative_to(ROOT)) for path in tracked() if path.stat().st_size > 1_000_000] == []
