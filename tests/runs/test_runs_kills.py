@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from azure.storage.blob import ContainerClient
 
 from local.azurite import Azurite
+from local.load import run_load
 from local.products.synthetic import Inventory
 from local.sentinel.query import Workspace
 from local.truth import KINDS, ids_of
@@ -190,3 +192,16 @@ def test_sources_that_were_loaded_before_the_kill_are_not_loaded_again(tmp_path:
     for outcome in outcomes:
         kept.assert_all_there(outcome)
     assert not (tmp_path / "command.json").exists()
+
+
+def test_a_load_that_ended_while_nobody_looked_is_taken_as_it_ended(stack_of: Callable[..., Any]) -> None:
+    """The app that went on may have ended the load before the command asks for it: it asked before, so that is its load. One that it did not ask for is not."""
+    runs = stack_of("--assets", "200", "--findings", "100")
+    asked_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    outcome = runs.load("device42")
+    fetched = runs.stats("products")["requests"]
+    again = run_load(runs.stack, "device42", "full", lambda _: None, asked_at=asked_at)
+    assert (again.run_id, again.status, again.manifest) == (outcome.run_id, "complete", outcome.manifest)
+    assert runs.stats("products")["requests"] == fetched
+    later = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert run_load(runs.stack, "device42", "full", lambda _: None, asked_at=later).run_id != outcome.run_id
