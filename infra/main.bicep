@@ -112,7 +112,7 @@ param alertActionGroups string = ''
 @description('A product without a complete run for so long is stale. A log alert cannot look back further than two days.')
 param staleAfterHours int = 24
 
-@description('Save the functions CAASM_Assets and CAASM_Findings in the workspace.')
+@description('Save the CAASM functions (CAASM_Assets, CAASM_Exposure and the others) in the workspace.')
 param deployContent bool = true
 
 @description('Add a Data Factory whose pipeline starts a load and waits for its end.')

@@ -4,7 +4,11 @@ param workspaceName string
 // A file's first line is `// Name(parameters)`.
 var functions = [
   loadTextContent('../../sentinel/content/functions/CAASM_Assets.kql')
+  loadTextContent('../../sentinel/content/functions/CAASM_Coverage.kql')
+  loadTextContent('../../sentinel/content/functions/CAASM_Exposure.kql')
   loadTextContent('../../sentinel/content/functions/CAASM_Findings.kql')
+  loadTextContent('../../sentinel/content/functions/CAASM_Relationships.kql')
+  loadTextContent('../../sentinel/content/functions/CAASM_Runs.kql')
 ]
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = {

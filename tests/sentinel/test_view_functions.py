@@ -1,4 +1,4 @@
-"""`CAASM_Assets` and `CAASM_Findings` over rows as the emulator stores them: one row per living key, whatever was sent and how often."""
+"""`CAASM_Assets`, `CAASM_Findings` and `CAASM_Relationships` over rows as the emulator stores them: one row per living key, whatever was sent and how often."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from local.sentinel.decode import decode
 from local.sentinel.query import Workspace
 from local.sentinel.store import Store
 from sentinel.content import functions
-from sentinel.tables import ASSETS, BY_NAME, FINDINGS, Table
+from sentinel.tables import ASSETS, BY_NAME, FINDINGS, RELATIONSHIPS, Table
 
 FIRST = datetime(2026, 11, 1, 6, 0, 0, 1, tzinfo=UTC)
-VIEWS = {ASSETS.name: "CAASM_Assets", FINDINGS.name: "CAASM_Findings"}
-PAYLOAD = {ASSETS.name: "AssetStatus", FINDINGS.name: "OriginalStatus"}
+VIEWS = {ASSETS.name: "CAASM_Assets", FINDINGS.name: "CAASM_Findings", RELATIONSHIPS.name: "CAASM_Relationships"}
+ADDED = {ASSETS.name: {"Username"}, FINDINGS.name: {"Username"}, RELATIONSHIPS.name: set[str]()}
+PAYLOAD = {ASSETS.name: "AssetStatus", FINDINGS.name: "OriginalStatus", RELATIONSHIPS.name: "OriginalRelationshipType"}
 
 
 def row(table: Table, day: float, key: str, says: str = "", *, gone: bool = False, **more: Any) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class Stored:
         return seen
 
 
-@pytest.fixture(params=(ASSETS, FINDINGS), ids=lambda table: table.name)
+@pytest.fixture(params=(ASSETS, FINDINGS, RELATIONSHIPS), ids=lambda table: table.name)
 def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Stored:
     """An empty store, for each table."""
     return Stored(tmp_path, request.param)
@@ -73,7 +74,11 @@ def test_empty_tables_give_an_empty_view_with_every_column(stored: Stored) -> No
     """Before the first load a rule must find nothing, not fail."""
     answer = stored.workspace.query(VIEWS[stored.table.name])
     assert answer.rows == []
-    assert {column.name for column in answer.columns} == {*stored.table.names, "_TimeReceived"}
+    assert {column.name for column in answer.columns} == {
+        *stored.table.names,
+        *ADDED[stored.table.name],
+        "_TimeReceived",
+    }
 
 
 def test_full_delta_delete_and_recreate(stored: Stored) -> None:
@@ -161,12 +166,13 @@ def test_equal_original_ids_of_two_products_are_two_things(stored: Stored) -> No
 def test_the_row_is_whole(stored: Stored) -> None:
     """A value that the newest row lacks is absent in the view, and not that of an older row."""
     t = stored.table
-    stored.send(row(t, 0, "p:1", "old", Tags=["a"], RiskScore=9.5, DvcOs="Windows", FirstSeen=FIRST))
-    stored.send(row(t, 1, "p:1", "new", Tags=["b", "c"]))
+    items, number, text = ("Attributes", "Port", "ToName") if t is RELATIONSHIPS else ("Tags", "RiskScore", "DvcOs")
+    stored.send(row(t, 0, "p:1", "old", FirstSeen=FIRST, **{items: ["a"], number: 9, text: "Windows"}))
+    stored.send(row(t, 1, "p:1", "new", **{items: ["b", "c"]}))
     (seen,) = stored.ask(VIEWS[t.name], 1)
     (newest,) = stored.ask(f"{t.name} | where EntitySnapshotId == 'run-1'", 1)
-    assert seen == newest
-    assert (seen["Tags"], seen["RiskScore"], seen["DvcOs"], seen["FirstSeen"]) == (["b", "c"], None, "", None)
+    assert seen == newest | dict.fromkeys(ADDED[t.name], "")
+    assert (seen[items], seen[number], seen[text], seen["FirstSeen"]) == (["b", "c"], None, "", None)
 
 
 def test_the_lookback_is_14_days_unless_told(stored: Stored) -> None:
@@ -253,8 +259,12 @@ def test_each_loaded_table_has_its_view() -> None:
         assert function.description.endswith(".")
         assert f"by {BY_NAME[name].key}\n" in function.body
         assert function.parameters == "lookback:timespan = 14d"
-    assets, findings = found["CAASM_Assets"], found["CAASM_Findings"]
-    assert findings.body == assets.body.replace("CAASM_Assets", "CAASM_Findings").replace("AssetId", "FindingId")
+    relations = found["CAASM_Relationships"].body
+    for name, view in VIEWS.items():
+        own = relations.replace("CAASM_Relationships", view).replace("RelationshipId", BY_NAME[name].key)
+        more = found[view].body.removeprefix(own).strip()
+        assert found[view].body.startswith(own)
+        assert more.startswith("| extend Username = ") == (ADDED[name] == {"Username"})
 
 
 @pytest.mark.parametrize(
