@@ -2,13 +2,14 @@
 
 Invariant: a blob's name follows from the request alone and its content is written once (`If-None-Match: *`): of two copies of an activity the first
 to finish wins, and the other returns what that one wrote, because the summary (counts, next cursor) travels in the blob's own metadata. Receipts
-are append blobs, so that two copies of an upload see each other's tries. The watermark is the only blob that is replaced, conditionally.
+are append blobs, so that two copies of an upload see each other's tries. The watermark is the only blob that is replaced, conditionally. A summary that is too large for metadata lies in a blob beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,9 @@ SUMMARY: Final = "summary"
 """Metadata key that holds a blob's summary as ASCII JSON; Azure allows 8 KB of metadata per blob."""
 
 SUMMARY_LIMIT_BYTES: Final = 7_000
+
+WHOLE: Final = "whole"
+"""Stands in a summary that is too large for metadata (a cursor of thousands of ranges, reasons in escaped letters): the blob that holds it."""
 
 INDEX: Final = "index/"
 """Snapshot indexes, by source and run; the watermark says which run's counts."""
@@ -181,14 +185,10 @@ class Staging:
         """Write the blob unless it exists; the summary of the blob that is there afterwards (ours, or the winner's)."""
         from azure.core.exceptions import ResourceExistsError
 
-        packed = json.dumps(summary, separators=(",", ":"))
-        if len(packed) > SUMMARY_LIMIT_BYTES:
-            raise Stop(
-                f"the summary of {name!r} has {len(packed)} bytes", "lower EXPORT_SEGMENT_BYTES; please report it"
-            )
         with storage_errors(f"write {name}"):
             try:
-                self._container.upload_blob(name, content, overwrite=False, metadata={SUMMARY: packed})
+                metadata = self._metadata(name, summary)
+                self._container.upload_blob(name, content, overwrite=False, metadata=metadata)
             except ResourceExistsError:
                 found = self.summary(name)
                 if found is None:
@@ -205,8 +205,21 @@ class Staging:
                 metadata = self._container.get_blob_client(name).get_blob_properties().metadata
             except ResourceNotFoundError:
                 return None
+        return self._summary(metadata)
+
+    def _metadata(self, name: str, summary: JsonDict) -> dict[str, str]:
+        """The summary as metadata; one that is too large is written beside the blob first, under a name of its content: two copies do not mix."""
+        packed = json.dumps(summary, separators=(",", ":"))
+        if len(packed) > SUMMARY_LIMIT_BYTES:
+            digest = hashlib.sha256(packed.encode()).hexdigest()[:16]
+            whole = f"{name}.{digest}.summary"
+            self._container.upload_blob(whole, packed.encode(), overwrite=True)
+            packed = json.dumps({WHOLE: whole}, separators=(",", ":"))
+        return {SUMMARY: packed}
+
+    def _summary(self, metadata: Mapping[str, str]) -> JsonDict:
         found: JsonDict = json.loads(metadata[SUMMARY]) if SUMMARY in metadata else {}
-        return found
+        return json.loads(self.read(found[WHOLE])) if WHOLE in found else found
 
     def read(self, name: str) -> bytes:
         """The blob's content. Raises Stop when it is not there: a segment is only asked for after it was staged."""
@@ -303,13 +316,10 @@ class Staging:
     def describe(self, name: str, summary: JsonDict) -> None:
         """Attach a summary to a log blob, when it is complete."""
         with storage_errors(f"describe {name}"):
-            self._container.get_blob_client(name).set_blob_metadata(
-                {SUMMARY: json.dumps(summary, separators=(",", ":"))}
-            )
+            self._container.get_blob_client(name).set_blob_metadata(self._metadata(name, summary))
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """The blobs below a prefix, in the order of their names, with their summaries."""
         with storage_errors(f"list {prefix}"):
             for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"]):
-                metadata = blob.metadata or {}
-                yield Listed(blob.name, blob.size, json.loads(metadata[SUMMARY]) if SUMMARY in metadata else {})
+                yield Listed(blob.name, blob.size, self._summary(blob.metadata or {}))

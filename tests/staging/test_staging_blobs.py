@@ -59,11 +59,31 @@ def test_summaries_are_any_json(staging: Staging) -> None:
     assert [blob.summary for blob in staging.list("")] == [summary]
 
 
-def test_a_summary_that_no_blob_can_hold_is_refused_before_it_is_sent(staging: Staging) -> None:
-    """With what to do about it."""
-    with pytest.raises(Stop, match="summary of 'a' has"):
-        staging.create("a", b"", {"reasons": "x" * 7_000})
-    assert not staging.exists("a")
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"cursor": {"job": "j", "done": [[3 * n, 3 * n + 1] for n in range(5_000)]}, "records": 1},
+        {"reasons": {f"{n}: " + "\N{PILE OF POO}" * 300: n for n in range(5)}},
+    ],
+    ids=["5,000 gaps", "reasons in escaped letters"],
+)
+def test_a_summary_of_any_size_comes_back(staging: Staging, summary: dict[str, Any]) -> None:
+    """What metadata does not hold is kept beside the blob: the writer, the second writer, a look and a listing all get the whole of it."""
+    assert staging.create("a", b"one", summary) == summary
+    assert staging.create("a", b"two", {**summary, "n": 2}) == summary
+    assert staging.summary("a") == summary
+    assert [blob.summary for blob in staging.list("") if blob.name == "a"] == [summary]
+    assert [blob.summary for blob in staging.list("") if blob.name != "a"] == [{}, {}]
+    staging.append("log", [{"n": 1}])
+    staging.describe("log", summary)
+    assert staging.summary("log") == summary
+
+
+def test_large_summaries_of_writers_at_once_do_not_mix(staging: Staging) -> None:
+    """Content and summary are of the same one, also when the summary is a blob of its own."""
+    answers = at_once(4, lambda n: staging.create("a", b"%d" % n, {"n": n, "long": "x" * 9_000}))
+    assert len({answer["n"] for answer in answers}) == 1
+    assert staging.read("a") == b"%d" % answers[0]["n"]
 
 
 def test_what_is_not_there(staging: Staging) -> None:
