@@ -21,22 +21,31 @@ from staging import Names
 PATIENCE_S: Final = 30.0
 """How long a closing run tries; its rows can wait for the next one."""
 
+REFUSED_AT_MOST: Final = 5
+"""Runs whose rows may be refused before the others are left to the next closing run."""
+
 
 def announce(manifest: JsonDict, deps: Deps) -> None:
     """Send the rows of the run, and those of earlier runs of its source that are still waiting; a note where that could not be done."""
     waiting = f"announce/{manifest['source']}/"
-    deps.staging.put_json(f"{waiting}{manifest['run_id']}.json", {}, {})
-    for blob in deps.staging.list(waiting):
-        run_id = blob.name.removeprefix(waiting).removesuffix(".json")
-        own = run_id == manifest["run_id"]
-        told = manifest if own else deps.staging.find_json(Names(manifest["source"], run_id).manifest)
-        if told is not None:
-            try:
+    own = f"{waiting}{manifest['run_id']}.json"
+    deps.staging.put_json(own, {}, {})
+    others = [blob.name for blob in deps.staging.list(waiting) if blob.name != own]
+    refused = 0
+    # Its own first: rows of an old run that are refused for ever must not keep the ones of this run out.
+    for name in (own, *others):
+        run_id = name.removeprefix(waiting).removesuffix(".json")
+        told = manifest if name == own else deps.staging.find_json(Names(manifest["source"], run_id).manifest)
+        try:
+            if told is not None:
                 _send(told, deps)
-            except (TryAgain, Stop) as error:
-                manifest["notes"] = [*manifest["notes"], f"{RUNS.name} does not have run {run_id} yet: {error.reason}"]
+        except (TryAgain, Stop) as error:
+            manifest["notes"] = [*manifest["notes"], f"{RUNS.name} does not have run {run_id} yet: {error.reason}"]
+            refused += 1
+            if isinstance(error, TryAgain) or refused == REFUSED_AT_MOST:
                 return
-        deps.staging.delete(blob.name)
+        else:
+            deps.staging.delete(name)
 
 
 def _send(manifest: JsonDict, deps: Deps) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from hashlib import blake2b
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -156,7 +157,9 @@ def _list_bytes(name: str) -> pl.Expr:
 
 
 def _shortened(rows: pl.DataFrame, name: str, size: pl.Expr) -> pl.Expr:
-    shorten = _shorten_text if rows.schema[name] == pl.String else _shorten_list
+    shorten: Callable[[Any], Any] = _shorten_text if rows.schema[name] == pl.String else _shorten_list
+    if name.endswith("Id"):
+        shorten = _shorten_identifier
     long = pl.when(size > FIELD_LIMIT_BYTES).then(pl.col(name))
     shortened = long.map_elements(shorten, return_dtype=rows.schema[name], skip_nulls=True)
     return pl.when(size > FIELD_LIMIT_BYTES).then(shortened).otherwise(pl.col(name))
@@ -164,6 +167,12 @@ def _shortened(rows: pl.DataFrame, name: str, size: pl.Expr) -> pl.Expr:
 
 def _shorten_text(value: str) -> str:
     return value.encode()[:FIELD_LIMIT_BYTES].decode(errors="ignore")
+
+
+def _shorten_identifier(value: str) -> str:
+    """The beginning and a digest of the whole: identifiers that differ still do, and those that join still do."""
+    digest = blake2b(value.encode(), digest_size=16).hexdigest()
+    return value.encode()[: FIELD_LIMIT_BYTES - len(digest)].decode(errors="ignore") + digest
 
 
 def _shorten_list(value: pl.Series) -> list[str]:

@@ -146,6 +146,17 @@ def test_a_text_is_cut_between_characters(character: str, over: int, flattened) 
     assert result.truncated == int(long)
 
 
+def test_identifiers_that_are_cut_stay_different_and_still_join(flattened) -> None:
+    """Two keys with the same first 64 KB are two subjects; a finding's asset is cut as the asset itself is."""
+    long = "h" * FIELD_LIMIT_BYTES
+    assets = flattened("cycognito/domains", [{IDENTIFIER["cycognito"]: long + end} for end in "ab"]).rows
+    assert assets["AssetId"].n_unique() == 2
+    assert assets["AssetId"].str.len_bytes().to_list() == [FIELD_LIMIT_BYTES] * 2
+    assert all("AssetId" in names for names in assets["FieldsTruncated"].to_list())
+    again = flattened("cycognito/domains", [{IDENTIFIER["cycognito"]: long + "b"}]).rows
+    assert again["AssetId"].to_list() == assets["AssetId"].to_list()[1:]
+
+
 def test_lists_are_cut_at_elements_and_every_cut_column_is_named(flattened) -> None:
     """Whole elements stay, in order; a single element that is too long leaves an empty list; other columns stay as they are."""
     many = [f"cpe:/a:example:größe:{at}" for at in range(4_000)]
