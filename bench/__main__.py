@@ -7,23 +7,38 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import load, results, stages
-from bench.report import profile_text
+from bench import load, results, stages, upload
+from bench.plot import svg
+from bench.report import placed, profile_text
 
-PARTS = ("load", "stages")
+PARTS = ("load", "stages", "upload")
 SIZES = (10_000, 100_000, 1_000_000)
 STAGES_ASSETS = 40_000
+ROOT = results.FILE.parent.parent
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the pipeline on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the pipeline on this machine. `python -m bench profile SOURCE [N]` only shows where a load's CPU time goes, "
+        "`python -m bench report` only writes README and plot anew.",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="assets, and as many findings")
     parser.add_argument("--source", nargs="+", choices=load.SOURCES, default=load.SOURCES, metavar="NAME")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--out", type=Path, default=results.FILE, metavar="FILE", help="results to merge into")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
+    parser.add_argument("--rows", type=int, default=upload.ROWS, metavar="N", help="rows of the upload's comparison")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=results.FILE,
+        metavar="FILE",
+        help="results to merge into; not the default: README and plot stay",
+    )
     return parser
 
 
@@ -36,18 +51,40 @@ def _profile(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _measured(options: argparse.Namespace) -> Iterator[results.JsonDict]:
+    """What was measured, piece by piece."""
+    if "load" in options.parts:
+        for source in options.source:
+            for size in options.sizes:
+                yield {"end_to_end": [load.measure(source, size, _say)]}
+    if "stages" in options.parts:
+        for source in options.source:
+            yield {"stages": stages.measure(source, min(STAGES_ASSETS, max(options.sizes)), _say)}
+    if "upload" in options.parts:
+        yield {"upload": upload.measure(options.rows, say=_say)}
+
+
+def _report() -> int:
+    """Write the README's figures and the plot from the results; 0."""
+    found = results.read(results.FILE)
+    readme = ROOT / "README.md"
+    readme.write_text(placed(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+    if found["end_to_end"]:
+        (ROOT / "docs" / "bench.svg").write_text(svg(found["end_to_end"]), encoding="utf-8")
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a command; its exit code."""
     if arguments and arguments[0] == "profile":
         return _profile(arguments[1:])
+    if arguments and arguments[0] == "report":
+        return _report()
     options = _parser().parse_args(arguments)
-    for part in options.parts:
-        for source in options.source:
-            if part == "stages":
-                results.add(options.out, {"stages": stages.measure(source, STAGES_ASSETS, _say)})
-            else:
-                for size in options.sizes:
-                    results.add(options.out, {"end_to_end": [load.measure(source, size, _say)]})
+    for measured in _measured(options):
+        results.add(options.out, measured)
+    if options.out == results.FILE:
+        _report()
     return 0
 
 

@@ -6,6 +6,7 @@ not complete, or whose counts are not those of the inventory, is no measurement.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench.machine import cpu_s
+from bench.machine import busy_s, cpu_s
 from local.load import run_load
 from local.outcome import Outcome
 from local.stack import Stack
@@ -39,14 +40,34 @@ def measure(source: str, assets: int, say: Callable[[str], None] = lambda _: Non
     with tempfile.TemporaryDirectory(prefix="caasm-bench-") as directory:
         with Stack(Path(directory), inventory(assets)) as stack:
             before, usage = _cpu(stack), stack.call_app("GET", "/admin/host/usage")[1]
+            machine = _Machine()
             outcome = run_load(stack, source, "full", lambda _: None)
+            foreign = machine.foreign_share(
+                outcome.cpu_s + sum(_cpu(stack)[name] - before[name] for name in before if name != "app")
+            )
             after, used = _cpu(stack), stack.call_app("GET", "/admin/host/usage")[1]
             engine_s = used["engine_cpu_s"] - usage["engine_cpu_s"]
             others = {name: round(after[name] - before[name], 2) for name in after if name != "app"}
             log = stack.parts["app"].tail()
-        line = _line(outcome, assets, engine_s, used["history_events_max"], others, log)
+        line = _line(outcome, assets, engine_s, used["history_events_max"], others, log) | {"foreign_share": foreign}
     say(f"{source} {assets:,}: {line['source_mb_per_app_cpu_s']} MB/CPU s, {time.monotonic() - begun:.0f} s in all")
     return line
+
+
+class _Machine:
+    """What else the machine did since it was made."""
+
+    def __init__(self) -> None:
+        self._begun, self._own_s, self._busy_s = time.monotonic(), time.process_time(), busy_s()
+
+    def foreign_share(self, ours_s: float) -> float | None:
+        """The share of all cores that was used by others than this process and those that used `ours_s` seconds; None where nobody knows."""
+        now = busy_s()
+        if now is None or self._busy_s is None:
+            return None
+        foreign_s = now - self._busy_s - ours_s - (time.process_time() - self._own_s)
+        cores = os.cpu_count() or 1
+        return round(max(0.0, foreign_s) / (cores * (time.monotonic() - self._begun)), 3)
 
 
 def _cpu(stack: Stack) -> dict[str, float]:

@@ -73,3 +73,12 @@ def _from_ps(pid: int) -> float:
     for part in said.strip().replace("-", ":").split(":"):
         seconds = seconds * 60 + float(part)
     return seconds
+
+
+def busy_s() -> float | None:
+    """CPU seconds that all processes of the machine have used since it started; None where the kernel does not say."""
+    counters = Path("/proc/stat")
+    if not counters.exists():
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, counters.read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

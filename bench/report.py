@@ -1,12 +1,139 @@
-"""Results as text for people: the README's table, a profile of one source's stages."""
+"""Results as text for people: the README's figures, a profile of one source's stages.
+
+Invariant: what stands between the README's markers is made from bench/results.json alone, so a test can tell that they agree.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 JsonDict = dict[str, Any]
+
+
+BEGIN: Final = "<!-- bench: written by `make bench` from bench/results.json -->"
+END: Final = "<!-- /bench -->"
+
+PRODUCTS: Final = {"cycognito": "CyCognito", "device42": "Device42", "tenable": "Tenable"}
+SHAPES: Final = {
+    "cycognito_issues": "CyCognito issues",
+    "device42_devices": "Device42 devices",
+    "tenable_findings": "Tenable findings",
+}
+WAYS: Final = {
+    "sdk": "`LogsIngestionClient.upload(list)`",
+    "100_rows": "100 rows a call",
+    "200_rows_900_kb": "200 rows or 900 KB a call, not compressed",
+}
+
+
+def markdown(results: JsonDict) -> str:
+    """What the README says between its markers."""
+    parts = [_measured_on(results)]
+    if results["end_to_end"]:
+        parts += ["![Throughput and peak memory over the size of the inventory](docs/bench.svg)", _loads(results)]
+    if results["upload"]:
+        parts.append(_uploads(results["upload"]))
+    return "\n\n".join(parts)
+
+
+def placed(readme: str, results: JsonDict) -> str:
+    """The README with the figures of the results. Raises ValueError when its markers are not there."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the README must hold {BEGIN!r} and {END!r}")
+    return f"{before}{begin}\n{markdown(results)}\n{end}{after}"
+
+
+def _measured_on(results: JsonDict) -> str:
+    of = results["machine"]
+    packages = of["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("polars", "pyarrow", "isal"))
+    foreign = max((line.get("foreign_share") or 0.0 for line in results["end_to_end"]), default=0.0)
+    busy = (
+        f" The machine did other things meanwhile (up to {foreign:.0%} of its cores), so the figures are rough."
+        if foreign > 0.1
+        else ""
+    )
+    return (
+        f"On {of['cores']} cores ({of['cpu']}, {of['memory_gb']} GB, {of['system']}), Python {of['python']}, {versions}, on {results['at'][:10]}, with the "
+        "simulators, Azurite and the emulator on the same cores. A CPU second is one of the app's process alone, everything included: HTTP, blobs, the "
+        "durable engine, imports."
+    ) + busy
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # The first column is a name, the others are figures.
+    rule = ["---", *(["---:"] * (len(head) - 1))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def _loads(results: JsonDict) -> str:
+    head = (
+        "full load", "assets = findings", "records", "source MB", "MB/s", "records/s", "CPU s", "MB per CPU s",
+        "sent MB/s", "requests", "full", "peak MB", "engine", "events",
+    )  # fmt: skip
+    rows = [
+        (
+            PRODUCTS[line["source"]],
+            f"{line['assets']:,}",
+            f"{line['records']:,}",
+            f"{line['source_mb']:,.0f}",
+            f"{line['source_mb_per_s']:.1f}",
+            f"{line['records_per_s']:,}",
+            f"{line['app_cpu_s']:,.1f}",
+            f"**{line['source_mb_per_app_cpu_s']:.1f}**",
+            f"{line['json_mb_per_s']:.1f}",
+            f"{line['requests']:,}",
+            f"{line['fill']:.1%}",
+            f"{line['peak_memory_mb']:,.0f}",
+            f"{line['engine_share']:.1%}",
+            f"{line['history_events_max']:,}",
+        )
+        for line in results["end_to_end"]
+    ]
+    note = (
+        "MB are of the records' own JSON, a million bytes each; *full*: of the limit of a request; *engine*: the share of CPU that replays orchestrators, passes "
+        "messages and serves HTTP; *events*: the longest history of any instance."
+    )
+    return f"{_table(head, rows)}\n\n{note}"
+
+
+def _uploads(upload: JsonDict) -> str:
+    head = ("rows per CPU second", *(SHAPES[name] for name in upload["shapes"]))
+    shapes = list(upload["shapes"].values())
+    rows = [("this app: encode, cut, compress, send", *(f"**{s['ours_rows_per_cpu_s']:,}**" for s in shapes))]
+    rows.append(
+        ("rows to a list, `LogsIngestionClient.upload(list)`", *(f"{s['sdk_rows_per_cpu_s']:,}" for s in shapes))
+    )
+    rows.append(("**ratio**", *(f"**{s['ratio']:.1f}**" for s in shapes)))
+    rows += [
+        (f"{text}, given the list", *(f"{s['ways'][way]['rows_per_cpu_s']:,}" for s in shapes))
+        for way, text in WAYS.items()
+    ]
+    rows.append(
+        (
+            "requests: this app / fewest possible",
+            *(f"{s['requests_ours']:,} / {s['requests_fewest']:,}" for s in shapes),
+        )
+    )
+    if upload["requests_wire"] is not None:
+        rows.append(("requests in wire mode", *(f"{s['requests_wire']:,}" for s in shapes)))
+    rows += [(f"requests: {text}", *(f"{s['ways'][way]['requests']:,}" for s in shapes)) for way, text in WAYS.items()]
+    rows.append(
+        (
+            "MB on the wire: this app / SDK",
+            *(f"{s['ways']['ours']['wire_mb']:.1f} / {s['ways']['sdk']['wire_mb']:.1f}" for s in shapes),
+        )
+    )
+    intro = f"The upload path, on the same {shapes[0]['rows']:,} rows each, through the same SDK pipeline to an emulator in another process:"
+    over = sum(s["ways"]["sdk"]["requests_over_limit"] for s in shapes)
+    sent = sum(s["ways"]["sdk"]["requests"] for s in shapes)
+    ours = sum(s["ways"]["ours"]["requests_over_limit"] for s in shapes)
+    note = f"Of the SDK's {sent} bodies {over} are over 1,048,576 bytes before compression (it does not count separators), of this app's {ours}."
+    return f"{intro}\n\n{_table(head, rows)}\n\n{note}"
 
 
 def profile_text(lines: Sequence[JsonDict]) -> str:

@@ -41,6 +41,7 @@ STEPS: Final = {
     "polars:read_parquet": "rows Parquet read",
     "sentinel.packing:encode": "encode NDJSON",
     "sentinel.packing:cut": "cut",
+    "sentinel.packing:cut_wire": "cut and compress (wire mode)",
     "sentinel.packing:body": "bodies",
     "sentinel.packing:compress": "compress",
     "sentinel.packing:digest": "digests",
@@ -99,18 +100,36 @@ def run(source: str, activities: Activities) -> list[JsonDict]:
     plan = Plan.from_wire(activities[contracts.OPEN_RUN](LoadRequest(f"bench-{source}", source, "full", now).to_wire()))
     found: list[JsonDict] = []
     for stream in plan.streams:
-        states = [LaneState.start(lane) for lane in plan.lanes if lane["stream"] == stream]
         trace = Trace()
         with trace.watching(STEPS):
-            for state in states:
-                _walk(state, plan, activities, trace)
-            _compare(stream, states, plan, activities, trace)
+            states = walk(plan, stream, _traced(activities, trace))
+            _compare(stream, states, plan, _traced(activities, trace))
         counts = {name: sum(state.counts[name] for state in states) for name in ("exported", "bytes", "bytes_sent")}
         found += lines(source, stream, counts, trace)
     return found
 
 
-def _walk(state: LaneState, plan: Plan, activities: Activities, trace: Trace) -> None:
+def _traced(activities: Activities, trace: Trace) -> Activities:
+    def traced(name: str, call: Callable[[JsonDict], JsonDict]) -> Callable[[JsonDict], JsonDict]:
+        def inner(message: JsonDict) -> JsonDict:
+            with trace.part(name):
+                return call(message)
+
+        return inner
+
+    return {name: traced(name, call) for name, call in activities.items()}
+
+
+def walk(plan: Plan, stream: str, activities: Activities, *, uploads: bool = True) -> list[LaneState]:
+    """Take the steps of a stream's lanes, one lane after the other; their final states. Raises RuntimeError when one does not succeed."""
+    lanes = [lane | {"uploads": uploads} for lane in plan.lanes if lane["stream"] == stream]
+    states = [LaneState.start(lane) for lane in lanes]
+    for state in states:
+        _finish(state, plan, activities)
+    return states
+
+
+def _finish(state: LaneState, plan: Plan, activities: Activities) -> None:
     policy = Policy.from_wire(plan.policy)
     while not state.finished:
         now = datetime.now(UTC)
@@ -121,19 +140,17 @@ def _walk(state: LaneState, plan: Plan, activities: Activities, trace: Trace) ->
                 raise RuntimeError(f"{state.stream}: nothing is due and nothing is waited for")
             time.sleep((wake - now).total_seconds())
         for name, message in due:
-            with trace.part(name):
-                answer = activities[name](message)
-            state.take(name, message, answer, policy, datetime.now(UTC))
+            state.take(name, message, activities[name](message), policy, datetime.now(UTC))
     if state.failed or state.export_failed:
         raise RuntimeError(f"{state.stream}: {state.reasons}")
 
 
-def _compare(stream: str, states: list[LaneState], plan: Plan, activities: Activities, trace: Trace) -> None:
+def _compare(stream: str, states: list[LaneState], plan: Plan, activities: Activities) -> None:
     parts = max(1, -(-sum(state.counts["rows"] for state in states) // KEYS_PER_PART))
     for part in range(parts):
-        request = DiffRequest(plan.run, stream, part, parts, whole=True, proven=True)
-        with trace.part(contracts.DIFF):
-            answer = activities[contracts.DIFF](request.to_wire())
+        answer = activities[contracts.DIFF](
+            DiffRequest(plan.run, stream, part, parts, whole=True, proven=True).to_wire()
+        )
         if "stop" in answer or "again" in answer:
             raise RuntimeError(f"{stream}: {answer}")
 
@@ -163,24 +180,28 @@ def lines(source: str, stream: str, counts: Mapping[str, int], trace: Trace) -> 
     return found
 
 
+def activities_of(directory: Path) -> Activities:
+    """The app's activities as they are bound, by name, with everything imported that they import when they are called."""
+    app = load(directory)
+    for module in IMPORTED:
+        importlib.import_module(module)
+    return {name: _caller(function) for name, function in app.durable["activity"].items()}
+
+
+def _caller(function: Function) -> Callable[[JsonDict], JsonDict]:
+    return lambda message: function.call(**{function.trigger.name: message})
+
+
 def main() -> None:
     """Measure the source named on the command line on the stack of the environment; the lines as JSON on stdout."""
     parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__)
     parser.add_argument("source")
     source = parser.parse_args().source
-    app = load(ROOT).durable["activity"]
-    # What is imported inside of activities is imported before anything is measured.
-    for module in IMPORTED:
-        importlib.import_module(module)
-    bound = {name: _caller(function) for name, function in app.items()}
+    activities = activities_of(ROOT)
     absent = [place for place in STEPS if find(place) is None]
     if absent:
         print(f"bench.stages watches what is not there any more: {', '.join(absent)}", file=sys.stderr)
-    print(json.dumps(run(source, bound)))
-
-
-def _caller(function: Function) -> Callable[[JsonDict], JsonDict]:
-    return lambda message: function.call(**{function.trigger.name: message})
+    print(json.dumps(run(source, activities)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""The benchmark itself, on inventories so small that nothing can be read from its figures but that they are there."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import load, report, stages, upload
+from sentinel.packing import BODY_LIMIT_BYTES
+
+
+def test_a_whole_load_is_measured() -> None:
+    """All figures of a line, and those that follow from one another."""
+    line = load.measure("device42", 200)
+    assert (line["source"], line["assets"], line["records"], line["rows"]) == ("device42", 200, 200, 200)
+    assert line["source_mb"] > 0.2
+    assert line["app_cpu_s"] > 0
+    assert 0 < line["engine_share"] < 1
+    assert set(line["other_cpu_s"]) == {"azurite", "products", "sentinel"}
+    assert line["requests"] == line["requests_fewest"] == 1
+    assert line["fill"] == pytest.approx(line["json_mb"] * 1e6 / BODY_LIMIT_BYTES, rel=0.05)
+    assert line["foreign_share"] is None or 0 <= line["foreign_share"] <= 1
+    assert 5 < line["history_events_max"] < 500
+    assert 50 < line["peak_memory_mb"] < 2000
+
+
+def test_stages_are_measured_apart() -> None:
+    """Every activity has lines, and the steps that each cannot do without."""
+    lines = stages.measure("device42", 200)
+    steps = {(line["activity"], line["step"]) for line in lines}
+    assert {activity for activity, _ in steps} == set(stages.ACTIVITIES)
+    assert {("export", "HTTP"), ("transform", "decode the declared fields"), ("upload", "send")} <= steps
+    assert sum(line["share"] for line in lines) == pytest.approx(1, abs=0.01)
+    assert "encode NDJSON" in report.profile_text(lines)
+
+
+def test_the_ways_to_upload_are_compared() -> None:
+    """Every way sends all rows; the one of 100 rows a call in two requests."""
+    shape = upload.compare("device42", "devices", 200, 1)
+    assert shape["rows"] == 200
+    assert shape["requests_ours"] == shape["requests_fewest"] == 1
+    assert shape["ways"]["100_rows"]["requests"] == 2
+    assert all(way["rows_per_cpu_s"] > 0 for way in shape["ways"].values())
+    assert shape["ours_us_per_row"]["encode NDJSON"] > 0
