@@ -1,4 +1,4 @@
-"""The command line: `python -m local run | query | serve`. The same app as in Azure, on embedded parts.
+"""The command line: `python -m local run | query | watchlist | serve`. The same app as in Azure, on embedded parts.
 
 Invariant: exit code 0 only for a complete run; nothing is left running when a command ends.
 """
@@ -100,6 +100,11 @@ def parser() -> argparse.ArgumentParser:
     query.add_argument("--keep", type=Path, metavar="DIR", help="the load to ask (default: the last one)")
     query.add_argument("--limit", type=int, default=50, help="rows to print")
     query.add_argument("--json", type=Path, metavar="FILE", help="write all rows as JSON")
+    watchlist = commands.add_parser("watchlist", help="the critical assets of the last run, as a Sentinel watchlist")
+    watchlist.add_argument(
+        "--keep", type=Path, metavar="DIR", help="the load to take them from (default: the last one)"
+    )
+    watchlist.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there instead of printing it")
     return top
 
 
@@ -133,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM ends a command as Ctrl-C does: through the blocks that stop what was started.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return {"run": _run, "serve": _serve, "query": _query}[options.command](options, console)
+        commands = {"run": _run, "serve": _serve, "query": _query, "watchlist": _watchlist}
+        return commands[options.command](options, console)
     except (StackError, NodeError) as error:
         console.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
         return 1
@@ -267,15 +273,31 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
             time.sleep(1)
 
 
+def _kept(options: argparse.Namespace) -> Path:
+    """The folder of the load that a command asks. Raises StackError when there is none."""
+    directory = options.keep or (Path(json.loads(LAST.read_text())["directory"]) if LAST.exists() else None)
+    if directory is None or not (directory / "sentinel").exists():
+        raise StackError("there is no load to ask: run one first, or name it with --keep DIR")
+    return Path(directory)
+
+
+def _watchlist(options: argparse.Namespace, console: Console) -> int:
+    from local.sentinel.query import Workspace
+    from local.watchlist import ALIAS, watchlist_csv
+
+    text = watchlist_csv(Workspace(_kept(options) / "sentinel"))
+    if options.out is None:
+        sys.stdout.write(text)
+        return 0
+    options.out.write_text(text, encoding="utf-8")
+    console.print(f"{options.out}: {max(len(text.splitlines()) - 1, 0)} items of {ALIAS}", highlight=False)
+    return 0
+
+
 def _query(options: argparse.Namespace, console: Console) -> int:
     from local.sentinel.query import QueryError, Workspace
 
-    directory = options.keep or (Path(json.loads(LAST.read_text())["directory"]) if LAST.exists() else None)
-    if directory is None or not (directory / "sentinel").exists():
-        console.print(
-            "[red]✗[/red] there is no load to ask: run one first, or name it with --keep DIR", highlight=False
-        )
-        return 1
+    directory = _kept(options)
     try:
         answer = Workspace(directory / "sentinel").query(options.kql)
     except QueryError as error:

@@ -5,6 +5,7 @@ param workspaceName string
 var functions = [
   loadTextContent('../../sentinel/content/functions/CAASM_Assets.kql')
   loadTextContent('../../sentinel/content/functions/CAASM_Coverage.kql')
+  loadTextContent('../../sentinel/content/functions/CAASM_CriticalAssets.kql')
   loadTextContent('../../sentinel/content/functions/CAASM_Exposure.kql')
   loadTextContent('../../sentinel/content/functions/CAASM_Findings.kql')
   loadTextContent('../../sentinel/content/functions/CAASM_Relationships.kql')

@@ -12,6 +12,8 @@ from typing import Final
 from sentinel.reference.page import markdown
 from sentinel.reference.resources import custom_table, dataflows, kql_schema, streams, table_resources
 from sentinel.reference.samples import ndjson
+from sentinel.reference.workbook import PATH as WORKBOOK
+from sentinel.reference.workbook import workbook
 from sentinel.tables import TABLES
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -26,6 +28,7 @@ def files() -> dict[str, str]:
         "infra/generated/dataflows.json": dataflows(),
         "infra/generated/dataflows-lean.json": dataflows(lean=True),
         "infra/generated/kql-schema.json": kql_schema(),
+        WORKBOOK: workbook(),
         **{f"docs/samples/{table.name}.ndjson": ndjson(table) for table in TABLES},
         **{f"sentinel/content/custom-tables/{table.name}.json": custom_table(table) for table in TABLES},
     }
@@ -33,7 +36,9 @@ def files() -> dict[str, str]:
 
 def folders() -> frozenset[str]:
     """Folders that hold generated files only; what else is in one is a leftover."""
-    return frozenset({"infra/generated", "docs/samples", "sentinel/content/custom-tables"})
+    return frozenset(
+        {"infra/generated", "docs/samples", "sentinel/content/custom-tables", "sentinel/content/workbooks"}
+    )
 
 
 def write(root: Path = ROOT) -> list[str]:
