@@ -115,6 +115,15 @@ param staleAfterHours int = 24
 @description('Save the CAASM functions (CAASM_Assets, CAASM_Exposure and the others) in the workspace.')
 param deployContent bool = true
 
+@description('Save the hunting queries too (with deployContent).')
+param deployHunting bool = true
+
+@description('Make the analytics rules too (with deployContent); the workspace has to have Microsoft Sentinel.')
+param deployRules bool = true
+
+@description('Rules that are made and not enabled: names of files in sentinel/content/rules without .yaml, separated by commas.')
+param disabledRules string = ''
+
 @description('Add a Data Factory whose pipeline starts a load and waits for its end.')
 param deployDataFactory bool = false
 
@@ -169,6 +178,9 @@ module resources 'resources.bicep' = {
     alertActionGroups: alertActionGroups
     staleAfterHours: staleAfterHours
     deployContent: deployContent
+    deployHunting: deployHunting
+    deployRules: deployRules
+    disabledRules: disabledRules
     deployDataFactory: deployDataFactory
     principalId: principalId
     principalType: principalType

@@ -33,6 +33,9 @@ param alertEmail string = ''
 param alertActionGroups string = ''
 param staleAfterHours int = 24
 param deployContent bool = true
+param deployHunting bool = true
+param deployRules bool = true
+param disabledRules string = ''
 param deployDataFactory bool = false
 param principalId string = ''
 @allowed([ 'User', 'Group', 'ServicePrincipal' ])
@@ -106,9 +109,24 @@ module content 'modules/content.bicep' = if (deployContent) {
   scope: resourceGroup(workspaceSubscription, workspaceGroup)
   params: {
     workspaceName: workspaceName
+    hunting: deployHunting
   }
   dependsOn: [
     tables
+  ]
+}
+
+// The service runs a rule's query before it takes the rule, so tables and functions come first.
+module detections 'modules/detections.bicep' = if (deployContent && deployRules) {
+  name: 'caasm-detections'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+    disabled: disabledRules
+  }
+  dependsOn: [
+    content
+    sentinel
   ]
 }
 

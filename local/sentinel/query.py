@@ -1,6 +1,6 @@
 """KQL over a store directory, with or without a process that serves it: `Workspace(dir).query("CAASM_Assets_CL | count")`.
 
-Every table of the contract exists with all its columns, rows or no rows. A string is never null (KQL has no null string), a dynamic column is
+Every table of the contract, and every table of Sentinel's own that our content reads, exists with all its columns, rows or no rows. A string is never null (KQL has no null string), a dynamic column is
 JSON (what duckdb-kql takes for dynamic: `has`, `mv-expand`, `set_has_element` and `tostring` all work on it), a time is UTC.
 The functions of sentinel/content are known as they are in the checkout, beside those that were saved with the workspace.
 What duckdb-kql cannot run it refuses; it never approximates.
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from local.sentinel.foreign import foreign_tables
 from local.sentinel.timespan import Interval
 from sentinel.content import functions
 from sentinel.tables import TABLES, Table
@@ -64,7 +65,8 @@ class Workspace:
 
     def __init__(self, directory: Path | str, *, tables: Sequence[Table] = TABLES) -> None:
         self.directory = Path(directory)
-        self._tables = tuple(tables)
+        own = {table.name for table in tables}
+        self._tables = (*tables, *(table for table in foreign_tables() if table.name not in own))
         self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._shapes: dict[Path, tuple[frozenset[str], frozenset[str]]] = {}

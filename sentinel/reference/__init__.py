@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from sentinel.reference.detections import hunting_json, rules_json
 from sentinel.reference.page import markdown
 from sentinel.reference.resources import custom_table, dataflows, kql_schema, streams, table_resources
 from sentinel.reference.samples import ndjson
@@ -29,6 +30,8 @@ def files() -> dict[str, str]:
         "infra/generated/dataflows-lean.json": dataflows(lean=True),
         "infra/generated/kql-schema.json": kql_schema(),
         WORKBOOK: workbook(),
+        "infra/generated/rules.json": rules_json(),
+        "infra/generated/hunting.json": hunting_json(),
         **{f"docs/samples/{table.name}.ndjson": ndjson(table) for table in TABLES},
         **{f"sentinel/content/custom-tables/{table.name}.json": custom_table(table) for table in TABLES},
     }

@@ -14,6 +14,7 @@ from infra.check import ROOT, Deployment, combinations, evaluate, read_parameter
 from infra.products import PAGE, products
 from infra.rules import app_settings, problems, roles_given, settings_read
 from sentinel.content import functions
+from sentinel.content.detections import hunting, rules
 from sources.registry import SOURCES
 
 Evaluated = Callable[[str], Deployment]
@@ -119,11 +120,29 @@ def test_the_app_is_what_azd_deploys_to(deployment: Evaluated) -> None:
 
 def test_functions_are_saved_whole(deployment: Evaluated) -> None:
     """Names and parameters as the files declare them."""
-    saved = deployment("minimal").of_type("Microsoft.OperationalInsights/workspaces/savedSearches")
+    searches = deployment("minimal").of_type("Microsoft.OperationalInsights/workspaces/savedSearches")
+    saved = [one for one in searches if one.properties["category"] == "CAASM"]
     given = {one.properties["functionAlias"]: one.properties["functionParameters"] for one in saved}
     declared = {function.name: function for function in functions()}
     assert given == {name: function.parameters for name, function in declared.items()}
     assert all(declared[one.body["name"]].body.strip() in one.properties["query"] for one in saved)
+
+
+def test_rules_and_hunting_queries_are_made_of_the_content(deployment: Evaluated) -> None:
+    """Each once, under its GUID, enabled unless it is said otherwise; none where they are not wanted."""
+    made = deployment("everything")
+    enabled = {
+        one.body["name"]: one.properties["enabled"] for one in made.of_type("Microsoft.SecurityInsights/alertRules")
+    }
+    off = {"CriticalAssetVanished", "InventoryStaleOrIncomplete"}
+    assert enabled == {rule.document["id"]: rule.file not in off for rule in rules()}
+    searches = made.of_type("Microsoft.OperationalInsights/workspaces/savedSearches")
+    queries = {one.body["name"]: one for one in searches if one.properties["category"] == "Hunting Queries"}
+    assert set(queries) == {query.document["id"] for query in hunting()}
+    assert all(queries[query.document["id"]].properties["query"] == query.query for query in hunting())
+    without = deployment("no-extras")
+    assert without.of_type("Microsoft.SecurityInsights/alertRules") == []
+    assert without.of_type("Microsoft.OperationalInsights/workspaces/savedSearches") == []
 
 
 def test_staged_data_is_deleted_and_state_is_kept(deployment: Evaluated) -> None:
