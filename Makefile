@@ -41,7 +41,7 @@ lint: $(VENV)/.tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 types: $(VENV)/.tests
-	@$(PY) -m mypy *.py activities bench infra local orchestrator sentinel sources transforms
+	@$(PY) -m mypy *.py activities bench doctor infra local orchestrator sentinel sources transforms
 
 infra: $(VENV)/.local      ## the templates with every parameter file, offline (skipped where bicepcheck is not at hand)
 	@$(PY) -m infra.check

@@ -12,9 +12,10 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import azure.durable_functions as df
@@ -26,13 +27,15 @@ from contracts import CaasmError, JsonDict, Message, Stop, TryAgain
 from orchestrator.lane import lane
 from orchestrator.load import load
 from orchestrator.stream import stream
-from settings import DestinationSettings, Settings, read_settings
+from settings import DestinationSettings, Settings, is_loopback_http, look_at, read_settings
 from sources.registry import SOURCES
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
+    from azure.storage.blob import ContainerClient
 
     from activities.deps import Deps, Destination
+    from doctor.rounds import Installation
     from staging import Staging
 
 # Before an activity loads polars or Arrow, which read it then.
@@ -65,56 +68,61 @@ def _settings() -> Settings:
 
 
 @cache
-def _credential() -> TokenCredential:
+def _credential(client_id: str | None) -> TokenCredential:
     from azure.identity import DefaultAzureCredential
 
-    return DefaultAzureCredential(managed_identity_client_id=_settings().identity_client_id)
+    return DefaultAzureCredential(managed_identity_client_id=client_id)
+
+
+def _container(settings: Settings, **options: Any) -> ContainerClient:
+    from azure.storage.blob import ContainerClient
+
+    name = settings.staging_container
+    if settings.staging_connection_string:
+        return ContainerClient.from_connection_string(settings.staging_connection_string, name, **options)
+    credential = _credential(settings.identity_client_id)
+    return ContainerClient(settings.staging_account_url, name, credential, **options)
 
 
 @cache
 def _staging() -> Staging:
-    from azure.storage.blob import ContainerClient
-
     from staging import Staging
 
-    settings = _settings()
     # One request a blob: segments are far below the service's limit for a single put.
     sizes: dict[str, Any] = {
         "max_single_put_size": 256 * 1024 * 1024,
         "max_single_get_size": 256 * 1024 * 1024,
         "retry_total": 3,
     }
-    if settings.staging_connection_string:
-        container = ContainerClient.from_connection_string(
-            settings.staging_connection_string, settings.staging_container, **sizes
-        )
-    else:
-        container = ContainerClient(settings.staging_account_url, settings.staging_container, _credential(), **sizes)
-    staging = Staging(container)
+    staging = Staging(_container(_settings(), **sizes))
     # A fresh deployment has no container yet, and whoever asks for its runs should read that there are none.
     staging.ensure()
     return staging
 
 
-def _destination(settings: DestinationSettings) -> Destination:
+def _identity(destination: DestinationSettings, settings: Settings) -> TokenCredential:
+    return _LocalCredential() if destination.local else _credential(settings.identity_client_id)
+
+
+def _destination(destination: DestinationSettings, settings: Settings, timeout_s: float = 60.0) -> Destination:
     from azure.monitor.ingestion import LogsIngestionClient
 
     from activities.deps import Destination
     from sentinel.governor import Governor
     from sentinel.ingestion import Door, LogsIngestionSink
 
-    credential = _LocalCredential() if settings.local else _credential()
-    client = LogsIngestionClient(settings.endpoint, credential, credential_scopes=[f"{settings.audience}/.default"])
-    quota = (_settings().dcr_requests_per_minute, _settings().dcr_bytes_per_minute)
+    scopes = [f"{destination.audience}/.default"]
+    client = LogsIngestionClient(destination.endpoint, _identity(destination, settings), credential_scopes=scopes)
+    quota = (settings.dcr_requests_per_minute, settings.dcr_bytes_per_minute)
     doors = tuple(
         Door(
-            LogsIngestionSink(client, rule, enforce_https=not settings.local),
+            LogsIngestionSink(client, rule, enforce_https=not destination.local, timeout_s=timeout_s),
             Governor(*quota),
-            f"DCR {rule}" if len(settings.rule_ids) > 1 else "the DCR",
+            f"DCR {rule}" if len(destination.rule_ids) > 1 else "the DCR",
         )
-        for rule in settings.rule_ids
+        for rule in destination.rule_ids
     )
-    return Destination(settings.name, doors, dict(settings.streams))
+    return Destination(destination.name, doors, dict(destination.streams))
 
 
 @cache
@@ -144,7 +152,7 @@ def _deps() -> Deps:
         lanes=settings.lanes,
         compressed=settings.upload_mode == "wire",
     )
-    destinations = tuple(_destination(destination) for destination in settings.destinations)
+    destinations = tuple(_destination(destination, settings) for destination in settings.destinations)
     return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight))
 
 
@@ -427,6 +435,45 @@ async def cancel_load(req: func.HttpRequest, client: df.DurableOrchestrationClie
         return _refusal(503, error.reason, error.remedy)
     log.info("load cancelled", extra={"run": run_id})
     return _json(202, {"run_id": run_id, "status": "cancelling"})
+
+
+def installation(environment: Mapping[str, str]) -> Installation:
+    """An installation that has these settings, to be examined; never raises for what is wrong with them."""
+    from doctor.management import Management
+    from doctor.rounds import Installation
+
+    settings, problems = look_at(environment)
+    quick: dict[str, Any] = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 10}
+    return Installation(
+        environment,
+        settings,
+        problems,
+        json.loads((Path(__file__).parent / "host.json").read_text(encoding="utf-8")),
+        container=lambda: _container(settings, **quick),
+        credential=lambda destination: _identity(destination, settings),
+        doors=lambda destination: _destination(destination, settings, 10.0).doors,
+        management=lambda: Management(settings.management_endpoint, _management_identity(settings)),
+    )
+
+
+def _management_identity(settings: Settings) -> TokenCredential:
+    return (
+        _LocalCredential()
+        if is_loopback_http(settings.management_endpoint)
+        else _credential(settings.identity_client_id)
+    )
+
+
+@app.route(route="health", methods=["GET"])
+async def health(req: func.HttpRequest) -> func.HttpResponse:
+    """What is wrong with the app's settings, identity, rule, storage, products: 200, or 503 when loads cannot run. `?source=` narrows it."""
+    wanted = req.params.get("source")
+    if wanted is not None and wanted not in SOURCES:
+        return _refusal(400, f"there is no source {wanted!r}", f"use one of {', '.join(sorted(SOURCES))}")
+    from doctor.rounds import examination
+
+    report = await asyncio.to_thread(examination, installation(os.environ), [wanted] if wanted else [])
+    return _json(503 if report.status == "error" else 200, report.to_json())
 
 
 async def _scheduled(client: df.DurableOrchestrationClient, mode: str) -> None:

@@ -80,6 +80,13 @@ class Settings:
     lanes: int
     resume_within_s: float
     policy: Policy
+    full_schedule: str = ""
+    delta_schedule: str = ""
+    tenant_id: str = ""
+    dcr_resource_ids: tuple[str, ...] = ()
+    workspace_resource_id: str = ""
+    management_endpoint: str = ""
+    health_s: float = 60.0
 
     @property
     def secrets(self) -> list[str]:
@@ -158,6 +165,14 @@ class _Reader:
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """The settings in `environment`. Raises SettingsError that lists every problem."""
+    settings, problems = look_at(environment)
+    if problems:
+        raise SettingsError(f"{len(problems)} settings are missing or wrong", "; ".join(problems))
+    return settings
+
+
+def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings as far as they can be read, and every problem, each beginning with its setting's name. For who has to say what is wrong."""
     reader = _Reader(environment)
     sources = {name: _source(reader, name) for name in SOURCES}
     scheduled = tuple(name.strip() for name in reader.text("SCHEDULED_SOURCES").split(",") if name.strip())
@@ -191,11 +206,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         lanes=reader.whole("LANES", 0, 0, 64),
         resume_within_s=reader.number("RESUME_WITHIN_SECONDS", 14_400, 0, 86_400),
         policy=_policy(reader),
+        full_schedule=reader.text("FULL_SCHEDULE"),
+        delta_schedule=reader.text("DELTA_SCHEDULE"),
+        tenant_id=reader.text("AZURE_TENANT_ID"),
+        dcr_resource_ids=_rule_ids(reader.text("DCR_RESOURCE_ID")),
+        workspace_resource_id=reader.text("WORKSPACE_RESOURCE_ID"),
+        management_endpoint=reader.url("MANAGEMENT_ENDPOINT", "https://management.azure.com"),
+        health_s=reader.number("HEALTH_SECONDS", 60, 1, 200),
     )
-    problems = list(dict.fromkeys(reader.problems))
-    if problems:
-        raise SettingsError(f"{len(problems)} settings are missing or wrong", "; ".join(problems))
-    return settings
+    return settings, list(dict.fromkeys(reader.problems))
 
 
 def _upload_mode(reader: _Reader) -> str:

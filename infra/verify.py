@@ -37,16 +37,18 @@ STATE_NEEDED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: whether it is right, what was seen, and what to do when it is not."""
+    """One thing that was looked at: whether it is right, what was seen, and what to do when it is not. `doubtful`: loads may run all the same."""
 
     check: str
     ok: bool
     detail: str = ""
     remedy: str = ""
+    doubtful: bool = False
 
     def __str__(self) -> str:
-        lines = [f"{'ok    ' if self.ok else 'FAILED'} {self.check}{': ' if self.detail else ''}{self.detail}"]
-        return "\n".join([*lines, *([f"       → {self.remedy}"] if self.remedy and not self.ok else [])])
+        mark = "doubt " if self.doubtful else "ok    " if self.ok else "FAILED"
+        lines = [f"{mark} {self.check}{': ' if self.detail else ''}{self.detail}"]
+        return "\n".join([*lines, *([f"       → {self.remedy}"] if self.remedy and mark != "ok    " else [])])
 
 
 class AzError(RuntimeError):
@@ -201,7 +203,13 @@ def _health(url: str, place: tuple[str, ...]) -> Iterator[Finding]:
     try:
         findings = json.loads(body)["findings"]
         yield from (
-            Finding(f"app: {one['check']}", one["status"] == "ok", one.get("detail", ""), one.get("remedy", ""))
+            Finding(
+                f"app: {one['id']} of {one['subject']}",
+                one["severity"] != "error",
+                one["seen"],
+                f"{one['remedy']} ({one['link']})" if one["link"] else one["remedy"],
+                one["severity"] == "warning",
+            )
             for one in findings
         )
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The command line: `python -m local run | query | watchlist | serve`. The same app as in Azure, on embedded parts.
+"""The command line: `python -m local run | query | verify | watchlist | doctor | serve`. The same app as in Azure, on embedded parts.
 
 Invariant: exit code 0 only for a complete run; nothing is left running when a command ends.
 """
@@ -6,6 +6,7 @@ Invariant: exit code 0 only for a complete run; nothing is left running when a c
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -21,9 +22,11 @@ from rich.console import Console
 from local import show
 from local.azurite import is_installed
 from local.durable.kill_at import KillAt
+from local.examination import SettingsFileError
 from local.load import run_load
 from local.node_packages import NodeError
 from local.outcome import Outcome
+from local.read_back import ReadBackError
 from local.stack import DCR, ROOT, Stack, StackError
 from local.unfinished import Unfinished
 from sources.registry import SOURCES
@@ -95,6 +98,24 @@ def parser() -> argparse.ArgumentParser:
     )
     serve = commands.add_parser("serve", help="keep everything up and print the URLs")
     _stack_options(serve)
+    doctor = commands.add_parser("doctor", help="what is wrong with an installation, and what to do")
+    doctor.add_argument(
+        "--settings",
+        metavar="FILE",
+        help="look at what these settings name (a local.settings.json, or env for the environment) instead of emulators",
+    )
+    doctor.add_argument("--source", nargs="+", choices=list(SOURCES), default=[], metavar="NAME", help="only these")
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
+    _stack_options(doctor)
+    verify = commands.add_parser("verify", help="compare a run's ledger with what the workspace has of it")
+    verify.add_argument(
+        "run", metavar="RUN", nargs="?", help="the run's id, or a file with its manifest (default: last)"
+    )
+    verify.add_argument("--keep", type=Path, metavar="DIR", help="the load to look at (default: the last one)")
+    verify.add_argument("--workspace", metavar="GUID", help="a workspace in Azure instead of the emulator, by its id")
+    verify.add_argument("--endpoint", default="https://api.loganalytics.io", metavar="URL", help="of its query API")
+    verify.add_argument("--wait", type=float, default=900, metavar="S", help="for rows to show (default 900 s)")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write what was counted as JSON")
     query = commands.add_parser("query", help="ask the last run's tables in KQL")
     query.add_argument("kql")
     query.add_argument("--keep", type=Path, metavar="DIR", help="the load to ask (default: the last one)")
@@ -138,9 +159,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM ends a command as Ctrl-C does: through the blocks that stop what was started.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        commands = {"run": _run, "serve": _serve, "query": _query, "watchlist": _watchlist}
+        commands = {
+            "run": _run,
+            "serve": _serve,
+            "query": _query,
+            "verify": _verify,
+            "watchlist": _watchlist,
+            "doctor": _doctor,
+        }
         return commands[options.command](options, console)
-    except (StackError, NodeError) as error:
+    except (StackError, NodeError, SettingsFileError, ReadBackError) as error:
         console.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
@@ -160,16 +188,18 @@ def _check(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> Non
             grammar.error(str(error))
 
 
-def _stack(options: argparse.Namespace, console: Console) -> Stack:
+def _stack(options: argparse.Namespace, console: Console, unnamed: str = "last") -> Stack:
+    """The stack that the options ask for; one that keeps nothing on request is in a directory of that name, begun anew."""
     directory = options.keep
     if directory is None:
-        directory = STATE / "last"
+        directory = STATE / unnamed
         shutil.rmtree(directory, ignore_errors=True)
     directory = directory.resolve()
     STATE.mkdir(exist_ok=True)
     if not is_installed():
         console.print("Installing Azurite (blob storage), once; this can take some minutes …", highlight=False)
-    LAST.write_text(json.dumps({"directory": str(directory)}))
+    if options.command != "doctor":
+        LAST.write_text(json.dumps({"directory": str(directory)}))
     simulator = None
     if options.source_url is None:
         synthetic = ["--assets", str(options.assets), "--findings", str(options.findings), "--seed", str(options.seed)]
@@ -271,6 +301,35 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
         while True:
             stack.check()
             time.sleep(1)
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    from local.examination import examined, settings_of, show_report
+
+    if options.settings is not None:
+        report = examined(settings_of(options.settings), options.source)
+    else:
+        with _stack(options, console, "doctor") as stack:
+            report = examined(stack.environment(), options.source)
+    show_report(console, report)
+    if options.json:
+        options.json.write_text(json.dumps(report.to_json(), indent=1))
+    return 1 if report.status == "error" else 0
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from local.read_back import manifest_of, until_right, workspace_of
+
+    manifest = manifest_of(options.run, lambda: _kept(options) / "ledger")
+    with workspace_of(options.workspace, options.endpoint, lambda: _kept(options) / "sentinel") as workspace:
+        counted = until_right(manifest, workspace, options.wait)
+    rows = [[*dataclasses.astuple(stream), stream.verdict] for stream in counted]
+    titles = ["stream", "table", "accepted", "possibly repeated", "found", "verdict"]
+    show.result(console, manifest["run_id"], titles, rows)
+    if options.json:
+        found = [{**dataclasses.asdict(stream), "verdict": stream.verdict} for stream in counted]
+        options.json.write_text(json.dumps(found, indent=1))
+    return 0 if all(stream.right for stream in counted) else 1
 
 
 def _kept(options: argparse.Namespace) -> Path:

@@ -29,6 +29,7 @@ import memory
 from local import products
 from local.azurite import Azurite
 from local.durable.chaos import LOG_SUFFIX
+from local.sentinel.resources import WORKSPACE, rule_id
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -250,6 +251,10 @@ class Stack:
             "DCR_IMMUTABLE_ID": self.dcr,
             **{f"{name}_URL": source for name in ("CYCOGNITO", "DEVICE42", "TENABLE")},
         }
+        if self.dce is None:
+            # What the emulator shows of its rule and its tables.
+            made["DCR_RESOURCE_ID"] = ",".join(rule_id(rule.strip()) for rule in self.dcr.split(","))
+            made |= {"WORKSPACE_RESOURCE_ID": WORKSPACE, "MANAGEMENT_ENDPOINT": self.parts["sentinel"].url}
         given = {name: os.environ[name] for name in (*LOCAL_SETTINGS, *SECRETS) if name in os.environ}
         return {**memory.ENVIRONMENT, **os.environ, **made, **given, **self.app_settings}
 

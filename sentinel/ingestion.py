@@ -41,11 +41,15 @@ CANCEL_CHECK_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The service's answer to one body. `status` 0: no answer came (the connection was lost or timed out); -1: nothing was sent."""
+    """The service's answer to one body. `status` 0: no answer came (the connection was lost or timed out); -1: nothing was sent.
+
+    `served_at`: the service's own time, its Date header, where it gave one.
+    """
 
     status: int
     message: str = ""
     retry_after_s: float | None = None
+    served_at: str = field(default="", compare=False)
 
 
 class Sink(Protocol):
@@ -82,11 +86,13 @@ class LogsIngestionSink:
             ServiceResponseError,
         )
 
+        served: list[str] = []
         try:
             self.client.upload(
                 self.rule_id,
                 stream,
                 io.BytesIO(body),
+                raw_response_hook=lambda answered: served.append(answered.http_response.headers.get("Date", "")),
                 retry_total=0,
                 enforce_https=self.enforce_https,
                 read_timeout=self.timeout_s,
@@ -97,13 +103,29 @@ class LogsIngestionSink:
                 # The credential gave no token, so nothing was sent.
                 return Answer(-1, f"no token: {(error.message or '')[:300]}")
             asked = getattr(error.response, "headers", {}).get("Retry-After")
-            return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked))
+            return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked), *served[-1:])
         except ServiceRequestError as error:
             # The request did not get out, so nothing can have been stored.
-            return Answer(-1, f"the endpoint cannot be reached ({type(error).__name__})")
+            return Answer(-1, f"the endpoint cannot be reached ({kinds_of(error)})")
         except ServiceResponseError as error:
-            return Answer(0, f"no answer: {type(error).__name__}")
-        return Answer(204)
+            return Answer(0, f"no answer: {kinds_of(error)}")
+        return Answer(204, "", None, *served[-1:])
+
+
+def kinds_of(error: BaseException) -> str:
+    """The names of an exception and of all that it wraps, outermost first. Their texts, which may quote URLs, are left out."""
+    names: list[str] = []
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        one = pending.pop(0)
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        names.append(type(one).__name__)
+        wrapped = (getattr(one, name, None) for name in ("inner_exception", "reason", "__cause__", "__context__"))
+        pending += [*wrapped, *one.args]
+    return " ".join(dict.fromkeys(names))
 
 
 def _seconds(retry_after: str | None) -> float | None:

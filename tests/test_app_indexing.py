@@ -54,7 +54,7 @@ def test_bound_names_are_those_of_contracts(indexed: Any) -> None:
 
 
 def test_the_http_surface_is_what_users_are_told(indexed: Any) -> None:
-    """Start, list, look, cancel; each with a durable client."""
+    """Start, list, look, cancel, each with a durable client; health."""
     routes = {
         (
             tuple(str(method).rsplit(".", maxsplit=1)[-1] for method in function["trigger"]["methods"]),
@@ -68,10 +68,17 @@ def test_the_http_surface_is_what_users_are_told(indexed: Any) -> None:
         (("GET",), "loads"),
         (("GET",), "loads/{run_id}"),
         (("POST",), "loads/{run_id}/cancel"),
+        (("GET",), "health"),
     }
     outer = [f for f in indexed["functions"].values() if f["kind"] in {"httpTrigger", "timerTrigger"}]
-    assert len(outer) == 6
-    assert all(f["clients"] == ["client"] for f in outer)
+    assert len(outer) == 7
+    assert all(f["clients"] == ["client"] for f in outer if f["trigger"].get("route") != "health")
+
+
+def test_no_route_is_anonymous(indexed: Any) -> None:
+    """What is wrong with an app is nobody's business who has no key for it."""
+    triggers = [f["trigger"] for f in indexed["functions"].values() if f["kind"] == "httpTrigger"]
+    assert {str(trigger["authLevel"]).rsplit(".", maxsplit=1)[-1].upper() for trigger in triggers} == {"FUNCTION"}
 
 
 def test_schedules_are_settings(indexed: Any) -> None:

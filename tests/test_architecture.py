@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {
     "function_app", "memory", "settings", "contracts", "staging", "orchestrator", "activities", "sources", "transforms", "sentinel", "local", "bench",
-    "tests", "infra",
+    "tests", "infra", "doctor",
 }  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sentinel": {"contracts", "sentinel"},
     "activities": {"contracts", "sources", "staging", "transforms", "sentinel", "activities"},
     "settings": {"contracts", "sentinel.governor", "sentinel.packing", "sentinel.tables", "sources.registry"},
+    "doctor": {"contracts", "settings", "sources", "sentinel", "doctor"},
     "memory": set(),
     "function_app": {
         "contracts",
@@ -36,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "staging",
         "orchestrator",
         "activities",
+        "doctor",
         "sources",
         "transforms",
         "sentinel",
@@ -75,6 +77,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "activities": {"os"},
     "sources": {"os", "azure", "polars", "pyarrow"},
     "sentinel": {"os"},
+    "doctor": {"os"},
 }
 """What a package imports neither of the standard library nor of others (outside of TYPE_CHECKING)."""
 

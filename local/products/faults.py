@@ -50,6 +50,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
 
     `path` of a page is the request's path; of a Tenable chunk `/vulns/export/chunks` or `/assets/export/chunks`.
     `page` counts from 0 (Tenable chunks from 1); of Device42 it is offset divided by the limit that the answer names.
+    `forbidden`: beginnings of paths that the API user may not read. `clock_off_s`: by how much the Date header is ahead.
     """
 
     seed: int = 0
@@ -65,6 +66,8 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     status_error: str | None = None
     shuffle_chunks: bool = False
     fail_next: list[int] = []
+    forbidden: list[str] = []
+    clock_off_s: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = set(self.kinds) - KINDS

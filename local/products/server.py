@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from time import time
 
 import msgspec
 from aiohttp import web
@@ -113,9 +115,14 @@ def _middleware(simulator: Simulator) -> Middleware:
             return await handler(request)
         response: web.StreamResponse
         try:
-            response = await _faulty(request, handler, simulator)
+            if any(request.path.startswith(path) for path in simulator.faults.forbidden):
+                response = json_response({"error": "forbidden", "message": "You may not read this."}, 403)
+            else:
+                response = await _faulty(request, handler, simulator)
         except web.HTTPException as error:
             response = web.Response(text=error.text, status=error.status, content_type=error.content_type)
+        if simulator.faults.clock_off_s and not response.prepared:
+            response.headers["Date"] = formatdate(time() + simulator.faults.clock_off_s, usegmt=True)
         _count(request, response, simulator)
         return response
 

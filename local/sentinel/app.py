@@ -20,8 +20,10 @@ from aiohttp import web
 from local.sentinel import answers
 from local.sentinel.faults import Faults
 from local.sentinel.flows import flows
+from local.sentinel.identity import Identity
 from local.sentinel.ingestion import Ingestion, Rule
 from local.sentinel.query import QueryError, Workspace
+from local.sentinel.resources import Drift, Resources
 from local.sentinel.results import as_response
 from local.sentinel.stats import Stats
 from local.sentinel.store import BUFFER_BYTES, Store
@@ -61,8 +63,11 @@ class Emulator:
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
         self._quotas: dict[str, Quota] = {}
         self._limit(options.requests_per_minute, options.bytes_per_minute, options.dcrs)
+        streams = flows(options.tables, lean=options.lean)
+        self.identity = Identity()
+        self.resources = Resources(options.dcrs, streams, options.tables)
         self._ingestion = Ingestion(
-            Rule(options.dcrs, flows(options.tables, lean=options.lean), options.limit, options.denied_tokens),
+            Rule(options.dcrs, streams, options.limit, options.denied_tokens),
             self._store,
             self._faults,
             self._quotas,
@@ -77,6 +82,10 @@ class Emulator:
             [
                 web.post("/dataCollectionRules/{dcr}/streams/{stream}", self._ingestion.handle),
                 web.post("/v1/workspaces/{workspace}/query", self._query),
+                web.get("/msi/token", self._token),
+                web.get("/subscriptions/{resource:.*}", self.resources.get),
+                web.post("/_control/identity", self._set_identity),
+                web.post("/_control/drift", self._set_drift),
                 web.get("/_control/stats", self._show_stats),
                 web.post("/_control/faults", self._set_faults),
                 web.post("/_control/quota", self._set_quota),
@@ -122,6 +131,25 @@ class Emulator:
     def _answer(self, query: str, interval: Any) -> dict[str, Any]:
         self._store.flush()
         return as_response(self._workspace.query(query, timespan=interval))
+
+    async def _token(self, request: web.Request) -> web.Response:
+        return await self.identity.token(request)
+
+    async def _set_identity(self, request: web.Request) -> web.Response:
+        """Take the fields of `Identity`; what is left out is as at the start."""
+        try:
+            self.identity = Identity(**await request.json())
+        except (ValueError, TypeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({})
+
+    async def _set_drift(self, request: web.Request) -> web.Response:
+        """Take the fields of `Drift`; what is left out is as deployed."""
+        try:
+            self.resources.drift = Drift(**await request.json())
+        except (ValueError, TypeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({})
 
     async def _show_stats(self, _request: web.Request) -> web.Response:
         return web.json_response({**self._stats.summary(), "faults": dict(self._faults.counts)})

@@ -18,6 +18,7 @@ from local.sentinel import answers
 from local.sentinel.decode import Received, decode
 from local.sentinel.faults import Faults
 from local.sentinel.flows import Flow
+from local.sentinel.identity import admit
 from local.sentinel.stats import Stats
 from local.sentinel.store import Store
 from local.sentinel.wire import BODY_LIMIT, LimitMode, Quota, plain_body
@@ -127,7 +128,7 @@ class Ingestion:
         dcr = request.match_info["dcr"]
         if dcr not in self._rule.immutable_ids:
             raise answers.no_such_rule(dcr)
-        if token.strip() in self._rule.denied_tokens:
+        if admit(token.strip()) in self._rule.denied_tokens:
             raise answers.forbidden(dcr)
         stream = request.match_info["stream"]
         flow = self._rule.streams.get(stream)

@@ -76,7 +76,17 @@ def answers() -> dict[str, Any]:
 
 HEALTHY = {
     "status": "ok",
-    "findings": [{"check": "empty post to the DCR", "status": "ok", "detail": "204", "remedy": ""}],
+    "findings": [
+        {"id": "dcr.role", "severity": "ok", "subject": "dcr-0", "seen": "204", "remedy": "", "link": ""},
+        {
+            "id": "transport.proxy",
+            "severity": "warning",
+            "subject": "HTTPS_PROXY",
+            "seen": "set",
+            "remedy": "let it pass",
+            "link": "docs/runbook.md#network",
+        },
+    ],
 }
 
 
@@ -125,8 +135,11 @@ def test_a_right_deployment_has_no_finding(verified: Callable[..., Verified]) ->
     script = verified()
     run = script.run(answers())
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.endswith("11 checks, 0 failed\n")
-    assert "app: empty post to the DCR: 204" in run.stdout
+    assert run.stdout.endswith("12 checks, 0 failed\n")
+    assert "app: dcr.role of dcr-0: 204" in run.stdout
+    assert (
+        "doubt  app: transport.proxy of HTTPS_PROXY: set\n       → let it pass (docs/runbook.md#network)" in run.stdout
+    )
     assert KEY not in run.stdout + script.asked
 
 
@@ -201,7 +214,7 @@ def test_what_is_wrong_is_named_with_its_remedy(verified: Callable[..., Verified
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"status": "failed", "findings": [{"check": "login", "status": "failed", "detail": "401", "remedy": "set TENABLE_ACCESS_KEY"}]}, 503, "→ set TENABLE_ACCESS_KEY"),
+        ({"status": "error", "findings": [{"id": "product.key", "severity": "error", "subject": "tenable", "seen": "401", "remedy": "set TENABLE_ACCESS_KEY", "link": ""}]}, 503, "→ set TENABLE_ACCESS_KEY"),
         ({"error": "no"}, 404, "without GET /api/health"),
         ({"error": "no"}, 500, "no list of findings"),
         ([1], 200, "no list of findings"),

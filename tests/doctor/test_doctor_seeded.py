@@ -1,0 +1,197 @@
+"""Misconfigurations, one at a time in a whole installation: each is found, by its id, with what was seen and a remedy, and nothing else is blamed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.core.exceptions import ClientAuthenticationError
+from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+from doctor.findings import KINDS
+from local.products.faults import Faults
+from local.sentinel.answers import DEFAULT_DCR
+
+Seed = Callable[[Any], None]
+
+
+def setting(**values: str) -> Seed:
+    """Settings with other values; an empty one is taken out."""
+
+    def seed(ward: Any) -> None:
+        ward.environment.update(values)
+        for name in [name for name, value in ward.environment.items() if not value]:
+            del ward.environment[name]
+
+    return seed
+
+
+def misspelled(ward: Any) -> None:
+    ward.environment["DELTA_SCHEDUEL"] = ward.environment.pop("DELTA_SCHEDULE")
+
+
+def identity(**fields: Any) -> Seed:
+    return lambda ward: ward.emulator.control("identity", fields)
+
+
+def drift(**fields: Any) -> Seed:
+    return lambda ward: ward.emulator.control("drift", fields)
+
+
+def faults(**fields: Any) -> Seed:
+    return lambda ward: ward.simulator.set_faults(Faults(**fields))
+
+
+def emulator_faults(**fields: Any) -> Seed:
+    return lambda ward: ward.emulator.control("faults", fields)
+
+
+def clock_off(ward: Any) -> None:
+    ward.changes["now"] = lambda: time.time() - 3000
+
+
+class Expired:
+    """A credential with a client secret whose time is over, as Entra ID words it."""
+
+    def get_token(self, *_: str, **__: Any) -> Any:
+        raise ClientAuthenticationError("AADSTS7000222: The provided client secret keys for app 'x' are expired.")
+
+
+def expired_secret(ward: Any) -> None:
+    ward.changes["credential"] = lambda _: Expired()
+
+
+def no_token_to_send(ward: Any) -> None:
+    ward.emulator.control("identity", {"refusal": "AADSTS700016: the application was not found in the directory"})
+
+
+def read_only_storage(ward: Any) -> None:
+    """A signature that allows to read and list only."""
+    parts = dict(part.split("=", 1) for part in ward.environment["STAGING_CONNECTION_STRING"].split(";") if part)
+    signature = generate_container_sas(
+        parts["AccountName"],
+        ward.environment["STAGING_CONTAINER"],
+        parts["AccountKey"],
+        permission=ContainerSasPermissions(read=True, list=True),
+        expiry=datetime.now(UTC) + timedelta(hours=1),
+    )
+    endpoint = f"BlobEndpoint={parts['BlobEndpoint']};SharedAccessSignature={signature}"
+    ward.environment["STAGING_CONNECTION_STRING"] = endpoint
+
+
+def other_stream(ward: Any) -> None:
+    named = {"name": "soc", "endpoint": ward.emulator.url, "dcr_immutable_id": DEFAULT_DCR}
+    ward.environment["DESTINATIONS"] = json.dumps([{**named, "streams": {"CAASM_Assets_CL": "Custom-Assets"}}])
+
+
+def below_the_api(ward: Any) -> None:
+    ward.environment["DEVICE42_URL"] += "/below"
+
+
+def no_tls(ward: Any) -> None:
+    ward.environment["DEVICE42_URL"] = ward.environment["DEVICE42_URL"].replace("http:", "https:")
+
+
+def elsewhere(ward: Any) -> None:
+    text = ward.environment["STAGING_CONNECTION_STRING"]
+    ward.environment["STAGING_CONNECTION_STRING"] = text.split("BlobEndpoint=")[0] + f"BlobEndpoint={NOWHERE}/dev;"
+
+
+def hub_name(ward: Any) -> None:
+    ward.environment["AzureFunctionsJobHost__extensions__durableTask__hubName"] = "my-hub"
+
+
+NOWHERE = "http://127.0.0.1:1"
+NO_HOST = "https://no-such-host.invalid"
+
+SEEDED: dict[str, tuple[Seed, dict[str, str]]] = {
+    "a number out of bounds": (setting(LANES="many"), {"settings.wrong": "LANES must be a number"}),
+    "http instead of https": (setting(WORKSPACE_RESOURCE_ID="", DCR_RESOURCE_ID="", INGESTION_ENDPOINT="http://dce.invalid"), {"settings.wrong": "must begin with https://", "dcr.reach": "does not resolve"}),
+    "a misspelled setting": (misspelled, {"settings.unknown": "DELTA_SCHEDULE is read", "settings.schedule": "not set"}),
+    "a bad schedule": (setting(FULL_SCHEDULE="0 2 * * 6"), {"settings.schedule": "six fields"}),
+    "a secret that is not resolved": (setting(DEVICE42_PASSWORD="@Microsoft.KeyVault(VaultName=v;SecretName=s)"), {"settings.secret": "did not resolve", "product.key": "does not accept"}),
+    "half a product": (setting(DEVICE42_PASSWORD=""), {"settings.product": "DEVICE42_PASSWORD missing"}),
+    "a proxy": (setting(HTTPS_PROXY="http://user:canary-proxy@proxy.invalid:8080"), {"transport.proxy": "go through a proxy"}),
+    "a certificate file that is not there": (setting(REQUESTS_CA_BUNDLE="/nowhere/ca.pem"), {"transport.certificates": "not there"}),
+    "an invalid hub name": (hub_name, {"taskhub.name": "'my-hub'"}),
+    "a scheduler that host.json does not use": (setting(DURABLE_TASK_SCHEDULER_CONNECTION_STRING="Endpoint=https://x"), {"taskhub.provider": "nothing uses it"}),
+    "a host without storage": (setting(WEBSITE_SITE_NAME="func"), {"taskhub.storage": "queueServiceUri"}),
+    "another cloud's audience": (setting(INGESTION_AUDIENCE="https://graph.example.com"), {"dcr.token": "401"}),
+    "a token for something else": (identity(audience="https://vault.azure.net"), {"identity.audience": "'https://vault.azure.net'", "dcr.token": "401"}),
+    "another tenant": (setting(AZURE_TENANT_ID="22222222-2222-2222-2222-222222222222"), {"identity.tenant": "of tenant 11111111"}),
+    "a tenant that there is not": (identity(refusal="AADSTS90002: Tenant 'x' not found."), {"identity.tenant": "AADSTS90002", "identity.token": "no token"}),
+    "an expired secret": (expired_secret, {"identity.secret": "are expired"}),
+    "an expired token": (identity(lifetime_s=-60), {"identity.expiry": "has expired", "dcr.token": "401"}),
+    "no role on the rule": (identity(oid="no-access"), {"dcr.role": "does not have access"}),
+    "a wrong immutable id": (setting(DCR_IMMUTABLE_ID="dcr-ffffffffffffffffffffffffffffffff"), {"dcr.rule": "404", "contract.rule": DEFAULT_DCR}),
+    "a wrong stream": (other_stream, {"dcr.stream": "Custom-Assets", "contract.stream": "does not declare"}),
+    "a throttled rule": (emulator_faults(seed=1, rate=1.0, kinds=["429"]), {"dcr.limited": "429"}),
+    "an ingestion service in trouble": (emulator_faults(seed=1, rate=1.0, kinds=["503"]), {"dcr.trouble": "503"}),
+    "a wrong endpoint": (setting(INGESTION_ENDPOINT=NO_HOST), {"dcr.reach": "does not resolve", "contract.endpoint": "no-such-host"}),
+    "a column that the rule lacks": (drift(without={"Custom-CAASM_Assets": ["AssetId"]}), {"contract.column": "without AssetId"}),
+    "a column that the table lacks": (drift(without={"CAASM_Findings_CL": ["CvssScore"]}), {"contract.table_column": "without CvssScore"}),
+    "a column of another type": (drift(retyped={"CAASM_Findings_CL": {"CvssScore": "string"}}), {"contract.table_column": "CvssScore is string, not real"}),
+    "a table that is not there": (drift(absent=["CAASM_Runs_CL"]), {"contract.table": "does not have it"}),
+    "a stream that is not there": (drift(absent=["Custom-CAASM_Runs"]), {"contract.stream": "does not declare"}),
+    "resources that may not be read": (drift(denied=True), {"contract.access": "403"}),
+    "a rule that is another's": (drift(immutable_id="dcr-0"), {"contract.rule": "'dcr-0'"}),
+    "read-only storage": (read_only_storage, {"storage.role": "write: 403"}),
+    "storage elsewhere": (elsewhere, {"storage.reach": "refused"}),
+    "storage by a token over http": (setting(STAGING_CONNECTION_STRING="", STAGING_ACCOUNT_URL=f"{NOWHERE}/dev"), {"storage.reach": "HTTPS"}),
+    "a bad product key": (setting(TENABLE_SECRET_KEY="canary-another-key"), {"product.key": "does not accept the credentials"}),
+    "a product forbidden for one endpoint": (faults(forbidden=["/v1/issues"]), {"product.forbidden": "403"}),
+    "a product elsewhere": (setting(TENABLE_URL=NOWHERE), {"product.reach": "refused"}),
+    "a product without a name": (setting(DEVICE42_URL=NO_HOST), {"product.reach": "does not resolve"}),
+    "a URL below the API": (below_the_api, {"product.endpoint": "404"}),
+    "a product that speaks no TLS": (no_tls, {"product.tls": "does not speak TLS"}),
+    "a page of something else": (faults(seed=1, rate=1.0, kinds=["html-200"]), {"product.page": "html"}),
+    "a product that throttles": (faults(seed=1, rate=1.0, kinds=["429"], retry_after_s=30), {"product.limited": "Retry-After: 30"}),
+    "a product in trouble": (faults(seed=1, rate=1.0, kinds=["503"]), {"product.trouble": "503"}),
+    "a product's clock off": (faults(clock_off_s=-7200), {"product.clock": "behind ours"}),
+    "our clock off": (clock_off, {"clock.ours": "behind", "product.clock": "ahead of ours"}),
+}  # fmt: skip
+"""What is seeded, and the ids of what has to be found with a part of what was seen; no other id may be among the findings that are not ok."""
+
+
+@pytest.mark.parametrize("case", SEEDED)
+def test_a_seeded_misconfiguration_is_found(ward: Any, case: str) -> None:
+    """By its id, with its remedy, and nothing else is blamed."""
+    seed, expected = SEEDED[case]
+    seed(ward)
+    report = ward.examine()
+    troubles = [finding for finding in report.findings if finding.severity != "ok"]
+    assert {finding.id for finding in troubles} == set(expected), troubles
+    for kind, words in expected.items():
+        assert any(words in f"{finding.subject} {finding.seen}" for finding in troubles if finding.id == kind), troubles
+    assert all(finding.remedy == KINDS[finding.id][0] and finding.link for finding in troubles)
+    assert "canary" not in str(report.to_json())
+
+
+def test_a_closed_account_is_told_from_a_missing_role(ward: Any, listen: Any, reply: Any) -> None:
+    """Both are 403; the account's firewall has a code of its own."""
+    code = {"x-ms-error-code": "AuthorizationFailure", "Date": "Sat, 21 Nov 2026 08:00:00 GMT"}
+    account = listen(lambda _: reply(b"<Error><Code>AuthorizationFailure</Code></Error>", 403, code))
+    key = "AccountKey=" + "QQ=="
+    ward.environment["STAGING_CONNECTION_STRING"] = (
+        f"DefaultEndpointsProtocol=http;AccountName=dev;{key};BlobEndpoint={account.url}/dev;"
+    )
+    assert "storage.network" in {finding.id for finding in ward.troubles("device42")}
+
+
+def test_a_wrong_key_is_tried_once(ward: Any) -> None:
+    """A second try could lock the account."""
+    ward.environment["DEVICE42_PASSWORD"] = "canary-another-password"
+    ward.troubles("device42")
+    assert ward.simulator.stats.requests == 1
+
+
+def test_an_export_job_of_another_s_is_not_cancelled(ward: Any, listen: Any, reply: Any) -> None:
+    """A product that names a running job by its refusal lets us in; the job is somebody else's."""
+    product = listen(lambda _: reply(b'{"active_job_id": "11", "failure_reason": "duplicate"}', 409))
+    ward.environment["TENABLE_URL"] = product.url
+    assert [finding.id for finding in ward.troubles("tenable")] == []
+    assert [asked.path for asked in product.asked] == ["/assets/export", "/vulns/export"]
