@@ -151,6 +151,7 @@ def _deps() -> Deps:
         pack_bytes=settings.upload_pack_bytes,
         lanes=settings.lanes,
         compressed=settings.upload_mode == "wire",
+        page_records=settings.page_records,
     )
     destinations = tuple(_destination(destination, settings) for destination in settings.destinations)
     return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight))

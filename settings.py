@@ -78,6 +78,7 @@ class Settings:
     dcr_requests_per_minute: float
     dcr_bytes_per_minute: float
     lanes: int
+    page_records: int
     resume_within_s: float
     policy: Policy
     full_schedule: str = ""
@@ -193,7 +194,7 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         staging_container=reader.text("STAGING_CONTAINER", "caasm"),
         destinations=_destinations(reader),
         identity_client_id=reader.text("AZURE_CLIENT_ID") or None,
-        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 16 * MIB, MIB, 128 * MIB),
+        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 16 * MIB, 1024, 128 * MIB),
         export_s=reader.number("EXPORT_SECONDS", 60, 1, 540),
         source_timeout_s=reader.number("SOURCE_TIMEOUT_SECONDS", 60, 1, 300),
         upload_s=reader.number("UPLOAD_SECONDS", 240, 1, 540),
@@ -204,6 +205,7 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         dcr_requests_per_minute=reader.number("DCR_REQUESTS_PER_MINUTE", 12_000, 0, 10_000_000) * share * MARGIN,
         dcr_bytes_per_minute=reader.number("DCR_BYTES_PER_MINUTE", 2_000_000_000, 0, 1e15) * share * MARGIN,
         lanes=reader.whole("LANES", 0, 0, 64),
+        page_records=reader.whole("PAGE_RECORDS", 0, 16, 10_000) if reader.text("PAGE_RECORDS") else 0,
         resume_within_s=reader.number("RESUME_WITHIN_SECONDS", 14_400, 0, 86_400),
         policy=_policy(reader),
         full_schedule=reader.text("FULL_SCHEDULE"),
@@ -226,7 +228,7 @@ def _upload_mode(reader: _Reader) -> str:
 
 
 def _pack_bytes(reader: _Reader) -> int:
-    return reader.whole("UPLOAD_PACK_BYTES", PACK_BYTES[_upload_mode(reader)], MIB, 128 * MIB)
+    return reader.whole("UPLOAD_PACK_BYTES", PACK_BYTES[_upload_mode(reader)], 1024, 128 * MIB)
 
 
 def _policy(reader: _Reader) -> Policy:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
@@ -23,6 +23,7 @@ class Budgets:
     """Sizes and times that bound one activity. A segment ends with the page that reaches `segment_bytes` or after `export_s` seconds.
 
     `compressed`: whether `body_limit_bytes` is about the compressed body (wire mode) or the body itself (raw mode).
+    `lanes`, `page_records`: instead of the source's own numbers; 0 takes those.
     """
 
     segment_bytes: int
@@ -32,6 +33,7 @@ class Budgets:
     pack_bytes: int
     lanes: int
     compressed: bool = False
+    page_records: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,10 @@ class Deps:
             raise Cancelled("the run was cancelled")
 
     def stream(self, run: Run, name: str) -> Stream:
-        """The stream's declaration."""
-        return source_of(run.source).stream(name)
+        """The stream's declaration, with the page size of the settings where they have one."""
+        stream = source_of(run.source).stream(name)
+        records = self.budgets.page_records
+        return replace(stream, paging=stream.paging.sized(records)) if records else stream
 
     def sender(self, destination: Destination, table: str, run: Run) -> Sender:
         """A sender of a table's rows to a destination, which asks between requests whether the run was cancelled."""

@@ -40,7 +40,7 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
     expected: dict[str, int | None] = {}
     for stream in streams:
         wanted = deps.budgets.lanes or stream.lanes
-        start = _start(stream, wanted, run, deps)
+        start = _start(deps.stream(run, stream.name), wanted, run, deps)
         expected[stream.name] = start.total
         lanes += [
             LanePlan(stream.name, n, cursor, uploads=run.mode == "full").to_wire()
@@ -67,19 +67,25 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
 
 def _start(stream: Stream, lanes: int, run: Run, deps: Deps) -> Start:
     """How the stream's walk begins; a first answer that is not what it should be is asked for again, as a page would be."""
-    reader = deps.reader(run.source)
-    probe = stream.paging.probe(lanes)
-    for tries in range(1, reader.patience.unreadable_attempts + 1):
-        body = None if probe is None else reader.fetch(probe, first_contact=True)[1]
+    reader, paging = deps.reader(run.source), stream.paging
+    answers: list[bytes] = []
+    tries = 0
+    while True:
         try:
-            return stream.paging.start(body, lanes, run.since)
+            probe = paging.probe(lanes, answers)
+            if probe is None:
+                return paging.start(answers, lanes, run.since)
+            tries = 0
         except UnreadablePageError as error:
+            tries += 1
             if tries == reader.patience.unreadable_attempts:
                 raise Stop(
                     f"{run.source}'s first answer for {stream.name} is not what it should be ({error.reason})",
                     f"check {run.source.upper()}_URL: is it the product's API, and no proxy's page in front of it?",
                 ) from error
-    raise AssertionError("unreachable: the last try returns or raises")
+            probe = paging.probe(lanes, answers := answers[:-1])
+        assert probe is not None
+        answers.append(reader.fetch(probe, first_contact=True)[1])
 
 
 def _streams(source: Source, wanted: list[str]) -> list[Stream]:

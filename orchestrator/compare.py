@@ -82,6 +82,11 @@ def _decided(
         sums = {key: number for key, number in streams[name].items() if key != "done"}
         elsewhere = next((f"{other} is not complete: {gap}" for other, gap in gaps.items() if gap), "")
         doubt = gaps[name] or _doubt(of, mine, sums) or elsewhere
+        if moved := _moved(mine):
+            # A note of its own: nothing may be gone.
+            diffs["notes"].append(
+                f"{name}: the inventory moved {moved} times while it was read; pages overlap, so that nothing is missing"
+            )
         rule = _rule(name, sums, doubt, diffs["notes"], policy, proven=_proven(of, mine), allow_deletes=allow_deletes)
         diffs["streams"][name] = {**sums, "gone_rule": rule}
         if plan.run["mode"] == "delta":
@@ -102,6 +107,11 @@ def _proven(of: JsonDict, lanes: list[LaneState]) -> bool:
         return bool(of["stability"] == "snapshot")
     totals = {total for lane in lanes for total in (lane.first_total, lane.total) if total is not None}
     return totals == {_counted(lanes, "exported")}
+
+
+def _moved(lanes: list[LaneState]) -> int:
+    """How often pages were found shifted (sources/overlapping.py)."""
+    return sum(lane.cursor.get("moved", 0) for lane in lanes)
 
 
 def _gap(lanes: list[LaneState], mode: str) -> str:
@@ -126,6 +136,8 @@ def _doubt(of: JsonDict, lanes: list[LaneState], sums: dict[str, int]) -> str:
         return "only what has changed was exported"
     if rejected := _counted(lanes, "rejected"):
         return f"{rejected} records were rejected"
+    if moved := _moved(lanes):
+        return f"the inventory moved {moved} times while it was read"
     if of["stability"] == "counted" and not _proven(of, lanes):
         return "the source's total moved while it was read, or is not what came"
     if of["stability"] != "snapshot" and sums["duplicates"]:

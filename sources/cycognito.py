@@ -1,20 +1,30 @@
 """CyCognito: an external attack surface. Domains, web applications, IP ranges and issues, by page number.
 
 `offset` is the number of a page, not of a record (recorded traffic), a page is a bare array, and the end is an empty page. The key goes into
-Authorization without a scheme. The vendor documents no rate limit, so a stream is one lane and the streams run side by side.
+Authorization without a scheme. The vendor documents no rate limit, so a stream is one lane and the streams run side by side. Nothing says how many
+records there are, so pages overlap.
 """
 
 from __future__ import annotations
 
 from sources.authentication import Headers
 from sources.model import Source, Stream
-from sources.paging import PageNumber
+from sources.overlapping import Overlapping
 
 PAGE_SIZE = 500
 
 
-def _pages(path: str) -> PageNumber:
-    return PageNumber(path, PAGE_SIZE, method="POST", page_parameter="offset", size_parameter="count", json=[])
+def _pages(path: str) -> Overlapping:
+    return Overlapping(
+        path,
+        PAGE_SIZE,
+        key="id",
+        method="POST",
+        numbered=True,
+        position_parameter="offset",
+        size_parameter="count",
+        json=[],
+    )
 
 
 SOURCE = Source(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sources.authentication import Basic
 from sources.model import Source, Stream
-from sources.paging import OffsetLimit
+from sources.overlapping import Overlapping
 
 PAGE_SIZE = 1000
 
@@ -22,9 +22,10 @@ SOURCE = Source(
         Stream(
             "devices",
             "CAASM_Assets_CL",
-            OffsetLimit(
+            Overlapping(
                 "/api/1.0/devices/all/",
                 PAGE_SIZE,
+                key="id",
                 records_key="Devices",
                 total_key="total_count",
                 query={"blankasnull": "yes"},

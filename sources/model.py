@@ -84,12 +84,15 @@ class Paging(Protocol):
         """snapshot, counted or none."""
         ...
 
-    def probe(self, lanes: int) -> Request | None:
-        """The request whose answer `start` needs to cut the stream into so many lanes; None when it needs none."""
+    def probe(self, lanes: int, answers: Sequence[bytes] = ()) -> Request | None:
+        """The next request whose answer `start` needs to cut the stream into so many lanes, after these answers; None when it needs no more.
+
+        Raises UnreadablePageError when the last answer is not what it should be.
+        """
         ...
 
-    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:
-        """The cursors of up to `lanes` lanes. Raises UnreadablePageError when the probe's answer is not what it should be."""
+    def start(self, answers: Sequence[bytes], lanes: int, since: str | None) -> Start:
+        """The cursors of up to `lanes` lanes. Raises UnreadablePageError when the last probe's answer is not what it should be."""
         ...
 
     def step(self, cursor: JsonDict) -> Fetch | Wait | Done:
@@ -102,6 +105,10 @@ class Paging(Protocol):
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:
         """The cursor behind a page that cannot be read, or None when this paging cannot go on without it."""
+        ...
+
+    def sized(self, records: int) -> Paging:
+        """The same with pages of so many records; as it is where the product's sizes are of something else."""
         ...
 
     def close(self, cursor: JsonDict) -> Request | None:

@@ -1,4 +1,4 @@
-"""The paging kinds: page number, offset with a total, export job with a growing list of chunks.
+"""The paging kinds: page number, offset with a total, export job with a growing list of chunks; pages that overlap are in sources/overlapping.py.
 
 Invariant: pure functions; a cursor is a small JSON value that says all that is needed to go on, and no kind believes what real products were seen
 to break: the page size that was asked for, the total, a short page as an end, a page parameter that is honoured (reference/sources.md §9).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -75,7 +75,14 @@ def _integer(raw: msgspec.Raw) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) -> str:
+def page_of(
+    status: int, body: bytes, key: str | None, total_key: str | None = None
+) -> tuple[Sequence[msgspec.Raw], int | None]:
+    """`counted_records_of` an answer; none for 204, which says that nothing is there."""
+    return ((), None) if status == 204 else counted_records_of(body, key, total_key)
+
+
+def same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) -> str:
     """What tells these records from those of another page; raises when the page before had the very same, which is how an ignored page parameter looks.
 
     Of the records, not of the body: an envelope may hold the time, or the parameter that was ignored. The first, the last, how many and how long:
@@ -92,7 +99,7 @@ def _same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) -
     return told
 
 
-def _behind(cursor: JsonDict, following: JsonDict) -> JsonDict | None:
+def behind(cursor: JsonDict, following: JsonDict) -> JsonDict | None:
     """The cursor behind a page that cannot be read; None for the third in a row: the lane would walk on for ever.
 
     It keeps the digest of the last page that could be read, or an ignored page parameter would look new again.
@@ -122,11 +129,11 @@ class PageNumber:
 
     stability: str = "none"
 
-    def probe(self, lanes: int) -> Request | None:  # noqa: ARG002 - the protocol's
+    def probe(self, lanes: int, answers: Sequence[bytes] = ()) -> Request | None:  # noqa: ARG002 - the protocol's
         """Strides need no total."""
         return None
 
-    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
+    def start(self, answers: Sequence[bytes], lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
         """Strided lanes: they need no total and no page size to be believed."""
         return Start([{"page": self.first + lane, "step": lanes} for lane in range(lanes)])
 
@@ -138,15 +145,18 @@ class PageNumber:
 
     def parse(self, cursor: JsonDict, fetch: Fetch, status: int, body: bytes) -> Parsed:  # noqa: ARG002 - the protocol's
         """A short page is no end: only an empty one is, or 204."""
-        # 204 says that nothing is there.
-        records = () if status == 204 else records_of(body, self.records_key)
-        digest = _same_again(cursor, body, records)
+        records, _ = page_of(status, body, self.records_key)
+        digest = same_again(cursor, body, records)
         following = {"page": cursor["page"] + cursor["step"], "step": cursor["step"], "last": digest}
         return Parsed(records, following if records else {**cursor, "ended": True})
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
         """Page numbers do not depend on what a page held."""
-        return _behind(cursor, {"page": cursor["page"] + cursor["step"], "step": cursor["step"]})
+        return behind(cursor, {"page": cursor["page"] + cursor["step"], "step": cursor["step"]})
+
+    def sized(self, records: int) -> PageNumber:
+        """With pages of so many records."""
+        return replace(self, size=records)
 
     def close(self, cursor: JsonDict) -> Request | None:  # noqa: ARG002 - the protocol's
         """Nothing to close."""
@@ -171,15 +181,15 @@ class OffsetLimit:
 
     stability: str = "counted"
 
-    def probe(self, lanes: int) -> Request | None:
+    def probe(self, lanes: int, answers: Sequence[bytes] = ()) -> Request | None:
         """The first record, for the total; a single lane needs none."""
-        return self._request(0, 1) if lanes > 1 else None
+        return self._request(0, 1) if lanes > 1 and not answers else None
 
-    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
+    def start(self, answers: Sequence[bytes], lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
         """Ranges of equal length, whole pages each; the last is open, so that a total that is too small loses nothing."""
-        if probe is None:
+        if not answers:
             return Start([{"offset": 0, "end": None}])
-        _, total = counted_records_of(probe, self.records_key, self.total_key)
+        _, total = counted_records_of(answers[0], self.records_key, self.total_key)
         pages = -(-(total or 0) // self.size)
         lanes = max(1, min(lanes, pages))
         share = -(-pages // lanes) * self.size
@@ -200,16 +210,20 @@ class OffsetLimit:
 
         What a server gives beyond the lane's range, ignoring the limit, is the next lane's to take.
         """
-        records, total = counted_records_of(body, self.records_key, self.total_key) if status != 204 else ((), None)
+        records, total = page_of(status, body, self.records_key, self.total_key)
         if cursor["end"] is not None:
             records = records[: cursor["end"] - cursor["offset"]]
-        digest = _same_again(cursor, body, records)
+        digest = same_again(cursor, body, records)
         following = {"offset": cursor["offset"] + len(records), "end": cursor["end"], "last": digest}
         return Parsed(records, following if records else {**cursor, "ended": True}, total)
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
         """Behind the records that the page should have held; the ledger names the page, and the run is not complete."""
-        return _behind(cursor, {"offset": cursor["offset"] + self._limit(cursor), "end": cursor["end"]})
+        return behind(cursor, {"offset": cursor["offset"] + self._limit(cursor), "end": cursor["end"]})
+
+    def sized(self, records: int) -> OffsetLimit:
+        """With pages of so many records."""
+        return replace(self, size=records)
 
     def close(self, cursor: JsonDict) -> Request | None:  # noqa: ARG002 - the protocol's
         """Nothing to close."""
@@ -232,11 +246,11 @@ class ExportJob:
     adopt_key: str = "active_job_id"
     stability: str = "snapshot"
 
-    def probe(self, lanes: int) -> Request | None:  # noqa: ARG002 - the protocol's
+    def probe(self, lanes: int, answers: Sequence[bytes] = ()) -> Request | None:  # noqa: ARG002 - the protocol's
         """A job is one lane."""
         return None
 
-    def start(self, probe: bytes | None, lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
+    def start(self, answers: Sequence[bytes], lanes: int, since: str | None) -> Start:  # noqa: ARG002 - the protocol's
         """One lane: the product asks not to be read by several at once, and a job's chunks are one list."""
         return Start([{"since": since}])
 
@@ -288,6 +302,10 @@ class ExportJob:
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:
         """Chunks do not depend on each other."""
         return None if fetch.page is None else self._did(cursor, fetch.page)
+
+    def sized(self, records: int) -> ExportJob:  # noqa: ARG002 - the protocol's
+        """Chunks are counted in assets, not in records."""
+        return self
 
     def close(self, cursor: JsonDict) -> Request | None:
         """Cancel the job, so that the product's limit of running exports is not used up."""

@@ -36,7 +36,7 @@ def add_routes(app: web.Application, simulator: Simulator) -> None:
         if count < 1:
             raise bad_request("count must be at least 1")
         count = simulator.capped(min(count, _MOST_PER_PAGE))
-        request[SERVED_PAGE] = (request.path, number, str(number))
+        request[SERVED_PAGE] = (request.path, number, f"{number} of {count}")
         first = number * count
         recorded = stream.page(first, count) if isinstance(stream, RecordedStream) else None
         if recorded is None or simulator.faults.inserted(request.path, number):

@@ -69,7 +69,7 @@ def test_what_is_no_record_is_rejected_with_its_raw_text_and_reason(
 def test_a_second_call_reads_nothing_and_answers_alike(bench: Any) -> None:
     """The rows' blob has the answer, even when the raw segment is gone."""
     run = bench("cycognito", INVENTORY)
-    run.export("issues", 0, {"page": 0, "step": 1})
+    run.export("issues", 0, {"at": 0})
     first = run.transform("issues")
     content = run.staging.read(run.names.rows("issues", 0, 0))
     run.deps.staging._container.delete_blob(run.names.raw("issues", 0, 0))

@@ -15,11 +15,12 @@ from local.products.faults import Faults
 from local.products.simulator import Simulator
 from local.products.synthetic import Inventory
 from sources.model import Stream
-from sources.paging import ExportJob, OffsetLimit, PageNumber, resting
+from sources.overlapping import Overlapping
+from sources.paging import ExportJob, resting
 from sources.reader import Ended, Page, Paused, Reader
 from sources.registry import SOURCES
 
-INVENTORY = Inventory(assets=60, findings=90, big_output_share=0.0, fixed_share=0.2)
+INVENTORY = Inventory(assets=400, findings=150, big_output_share=0.0, fixed_share=0.2)
 MADE = INVENTORY.streams()
 
 KINDS = {
@@ -50,15 +51,16 @@ def sized(stream: Stream, size: int) -> Stream:
     if isinstance(paging, ExportJob):
         key = "chunk_size" if "chunk_size" in paging.body else "num_assets"
         return replace(stream, paging=replace(paging, body={**paging.body, key: size}))
-    assert isinstance(paging, PageNumber | OffsetLimit)
+    assert isinstance(paging, Overlapping)
     return replace(stream, paging=replace(paging, size=size))
 
 
 def begin(reader: Reader, stream: Stream, lanes: int) -> tuple[list[JsonDict], int | None]:
     """The lanes' first cursors and the total that the source names."""
-    probe = stream.paging.probe(lanes)
-    body = None if probe is None else reader.fetch(probe, first_contact=True)[1]
-    start = stream.paging.start(body, lanes, None)
+    answers: list[bytes] = []
+    while (probe := stream.paging.probe(lanes, answers)) is not None:
+        answers.append(reader.fetch(probe, first_contact=True)[1])
+    start = stream.paging.start(answers, lanes, None)
     return start.cursors, start.total
 
 
@@ -113,7 +115,7 @@ def test_every_record_comes_exactly_once(
     """At every page size, capped by the server or not, in any number of lanes; and each lane ends without a complaint."""
     simulator, url = product
     expected = sorted(truth(source.name, stream.name))
-    for size, cap in ((7, None), (16, 5), (1000, None)):
+    for size, cap in ((17, None), (40, 16), (1000, None)):
         simulator.reset()
         simulator.page_cap = cap
         reader = reader_of(source, url)
@@ -139,7 +141,7 @@ def test_the_walk_goes_on_from_any_cursor(
     """A walk that is cut behind any page gives the rest, once, from the cursor as JSON, by a reader that knows nothing else."""
     simulator, url = product
     expected = truth(source.name, stream.name)
-    asked = sized(stream, max(1, len(expected) // 7))
+    asked = sized(stream, max(16, len(expected) // 7))
     for cut in range(1, 40):
         simulator.reset()
         [start], _ = begin(reader_of(source, url), asked, 1)
@@ -160,7 +162,7 @@ def test_faults_that_pass_lose_and_repeat_nothing(
     """A third of the answers fail in every way that products fail; the records are the same."""
     simulator, url = product
     kinds = ["429", "429-no-retry-after", "500", "502", "503", "drop", "drop-mid-body", "html-200", "not-json"]
-    asked = sized(stream, max(1, len(truth(source.name, stream.name)) // 7))
+    asked = sized(stream, max(16, len(truth(source.name, stream.name)) // 7))
     cursors, _ = begin(reader_of(source, url), asked, 2)
     simulator.set_faults(Faults(seed=4, rate=0.4, kinds=kinds))
     reader = reader_of(source, url, attempts=12, unreadable_attempts=8, first_wait_s=0.001)
@@ -181,8 +183,8 @@ def test_the_totals_of_a_page_are_the_product_s(product: tuple[Simulator, str], 
     stream = sized(SOURCES["device42"].stream("devices"), 20)
     reader = reader_of("device42", url)
     simulator.set_faults(Faults(total_drift=3))
-    totals = [item.total for item in reader.walk(stream, {"offset": 0, "end": None}) if isinstance(item, Page)]
-    assert totals == [63, 66, 69, 72]
+    totals = [item.total for item in reader.walk(stream, {"at": 0}) if isinstance(item, Page)]
+    assert totals == list(range(403, 403 + 3 * len(totals), 3))
 
 
 def test_a_chunk_list_out_of_order_and_growing_is_walked_once(product: tuple[Simulator, str], reader_of: Any) -> None:
@@ -202,7 +204,7 @@ def test_since_reaches_the_product_s_filter(product: tuple[Simulator, str], read
     _, url = product
     stream = SOURCES["tenable"].stream("vulnerabilities")
     early, late = "2000-01-01T00:00:00+00:00", "2100-01-01T00:00:00+00:00"
-    assert len(walk(reader_of("tenable", url), stream, {"since": early})[0]) == 90
+    assert len(walk(reader_of("tenable", url), stream, {"since": early})[0]) == 150
     assert walk(reader_of("tenable", url), stream, {"since": late})[0] == []
 
 
@@ -214,5 +216,5 @@ def test_a_job_that_ends_as_error_gives_what_it_had_and_says_so(product: tuple[S
     records, _, ended = walk(reader_of("tenable", url), stream, {"since": None})
     assert ended is not None
     assert "ended as ERROR" in ended.problem
-    assert 0 < len(records) < 90
+    assert 0 < len(records) < 150
     assert set(records) <= set(truth("tenable", "vulnerabilities"))

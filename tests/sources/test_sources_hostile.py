@@ -51,8 +51,10 @@ def walked(listen: Any, reader_of: Any) -> Callable[..., tuple[list[int], list[P
         server = listen(bounded)
         source = declared(paging)
         reader: Reader = reader_of(source, server.url, secrets={"api_key": SECRET}, attempts=3)
-        probe = paging.probe(lanes)
-        start = paging.start(None if probe is None else reader.fetch(probe)[1], lanes, None)
+        answers: list[bytes] = []
+        while (probe := paging.probe(lanes, answers)) is not None:
+            answers.append(reader.fetch(probe)[1])
+        start = paging.start(answers, lanes, None)
         ids: list[int] = []
         aside: list[Page] = []
         ended = None

@@ -45,10 +45,12 @@ def loaded(
     stream = Stream("records", "CAASM_Assets_CL", paging)
     source = Source("acme", "Acme", "Acme", "", (), Headers({}), (stream,))
     reader = Model(source, "http://127.0.0.1:9", {}, sleep=lambda _: None, serve=serve)
-    probe = paging.probe(lanes)
     ids: list[int] = []
     problems: list[str] = []
-    waiting = list(paging.start(None if probe is None else reader.fetch(probe)[1], lanes, None).cursors)
+    answers: list[bytes] = []
+    while (probe := paging.probe(lanes, answers)) is not None:
+        answers.append(reader.fetch(probe)[1])
+    waiting = list(paging.start(answers, lanes, None).cursors)
     assert 1 <= len(waiting) <= lanes
     while waiting:
         # One lane a little, then the next: lanes know nothing of each other.

@@ -160,7 +160,7 @@ def test_statistics_say_how_often_each_page_was_served(client: Any) -> None:
     client.device42(400)
     stats = client.control("stats")
     assert len(records) == 1300
-    assert stats["pages"]["/v1/issues"] == {"0": 1, "1": 2, "2": 1, "3": 1}
+    assert stats["pages"]["/v1/issues"] == {"0 of 500": 1, "1 of 500": 2, "2 of 500": 1, "3 of 500": 1}
     assert stats["pages"]["/api/1.0/devices/all/"] == {"0": 1, "400": 1, "700": 1}
     assert list(stats["pages"]["/assets/export/chunks"].values()) == [1, 1]
     assert stats["by_path"]["/v1/issues"] == 5
