@@ -92,7 +92,7 @@ class Kept:
         """Path and number of each page that was served, by any process, in order; of an export its number within the job."""
         with suppress(FileNotFoundError):
             lines = [json.loads(line) for line in (self.directory / "logs" / "pages.jsonl").read_text().splitlines()]
-            return [(line["path"], int(line["page"].rpartition("/")[2])) for line in lines]
+            return [(line["path"], int(line["page"].rpartition("/")[2].partition(" ")[0])) for line in lines]
         return []
 
     def jobs(self) -> set[str]:
