@@ -149,7 +149,7 @@ class Plan(Message):
     """What `open_run` decided: the run, its lanes, the records that the source promises per stream (None: it does not say), budgets.
 
     `known`: per stream, the keys of the index that the run is compared with. `streams`: per stream how its export is to be taken:
-    `whole` (it gives everything there is), `stability` (of its paging), `table`.
+    `whole` (it gives everything there is), `stability` (of its paging), `table`. `unsettled`: earlier runs that may have sent rows which no index knows.
     """
 
     run: JsonDict
@@ -159,6 +159,7 @@ class Plan(Message):
     notes: list[str] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     streams: dict[str, JsonDict] = field(default_factory=dict)
+    unsettled: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

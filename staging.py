@@ -116,6 +116,11 @@ def current_name(source: str) -> str:
     return f"state/{source}/current.json"
 
 
+def unsettled_name(source: str) -> str:
+    """The runs of the source that may have sent rows and are in no committed index: {"runs": {run id: commits since}}."""
+    return f"state/{source}/unsettled.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One blob of a listing: its name, its size in bytes, its summary (empty when it has none)."""

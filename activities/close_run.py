@@ -14,7 +14,7 @@ from activities.index import DROPPED, KEPT
 from activities.ledger import COUNTS, StreamLedger, compute
 from activities.orphans import count_orphans
 from contracts import CloseRequest, JsonDict, Plan, Run
-from staging import current_name, watermark_name
+from staging import Names, current_name, unsettled_name, watermark_name
 
 COMPLETE: Final = "complete"
 INCOMPLETE: Final = "incomplete"
@@ -38,7 +38,7 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         ledgers[stream].tombstones = 0 if sums["gone_rule"] == KEPT else sums["tombstones"]
     reasons = [*request.reasons, *_gaps(request, ledgers, lanes)]
     status = FAILED if request.failed or plan is None else INCOMPLETE if reasons else COMPLETE
-    if status == COMPLETE and not _commit(request, deps, run):
+    if status == COMPLETE and plan is not None and not _commit(request, deps, run, plan):
         status = INCOMPLETE
         reasons.append(
             "another load of this source was committed meanwhile: this one compared with what no longer counts"
@@ -98,7 +98,7 @@ def _keys(sums: JsonDict, *, whole: bool) -> int:
     return int(sums["keys"] + kept)
 
 
-def _commit(request: CloseRequest, deps: Deps, run: Run) -> bool:
+def _commit(request: CloseRequest, deps: Deps, run: Run, plan: Plan) -> bool:
     """Move the watermark, by one conditional write; False when it is no longer the one that the run was compared with.
 
     A load of which some streams were not compared says nothing about them and moves nothing; nor does one whose clock stood before the last one's.
@@ -120,7 +120,26 @@ def _commit(request: CloseRequest, deps: Deps, run: Run) -> bool:
         return {"v": 1, "run_id": run.run_id, "up_to": run.started_at, "mode": run.mode, "streams": streams}
 
     deps.staging.swap_json(watermark_name(run.source), forward)
+    if not raced:
+        _settle(deps, run, plan)
     return not raced
+
+
+def _settle(deps: Deps, run: Run, plan: Plan) -> None:
+    """The index that was committed knows what the run sent, and what those had sent that had ended before it; who is still under way, or was killed, is
+    considered once more by the next run.
+    """
+    ended = {run_id for run_id in plan.unsettled if deps.staging.exists(Names(run.source, run_id).manifest)}
+
+    def settled(current: JsonDict | None) -> JsonDict | None:
+        left = {}
+        for run_id, commits in (current or {}).get("runs", {}).items():
+            if run_id == run.run_id or run_id in ended or (run_id in plan.unsettled and commits):
+                continue
+            left[run_id] = commits + (run_id in plan.unsettled)
+        return {"runs": left}
+
+    deps.staging.swap_json(unsettled_name(run.source), settled)
 
 
 def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> None:

@@ -16,15 +16,12 @@ from typing import Final
 import polars as pl
 
 from activities.deps import Deps, source_of
-from activities.index import base_of, compact, within
+from activities.index import NO_HASH, base_of, compact, doubted, within
 from activities.transform import frame_bytes
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
-from staging import watermark_name
+from staging import Names, watermark_name
 from transforms.rows import schema
-
-NO_HASH: Final = 0
-"""The hash of a key whose row is not sure; a real one is 0 once in 10^19."""
 
 KEYS_PER_SLICE: Final = 65_536
 """Keys that are joined at a time."""
@@ -46,11 +43,10 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
             "another load of this source was committed meanwhile",
             "start the load again: it then compares with that one",
         )
-    judged = _judge(
-        request,
-        _found(request, deps, run),
-        base_of(deps.staging, run.source, request.stream, watermark, request.part, request.parts),
-    )
+    base = base_of(deps.staging, run.source, request.stream, watermark, request.part, request.parts)
+    for run_id in (deps.staging.find_json(names.plan) or {}).get("unsettled", []):
+        base = doubted(deps.staging, Names(run.source, run_id), request.stream, base, request.part, request.parts)
+    judged = _judge(request, _found(request, deps, run), base)
     table = BY_NAME[source_of(run.source).stream(request.stream).table]
     rows = _tombstones(judged.tombstones, table, run, request.stream)
     deps.staging.create(

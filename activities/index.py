@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Final
 
 import polars as pl
 
@@ -21,6 +22,9 @@ SCHEMA: dict[str, pl.DataType] = {"key": pl.String(), "part": pl.UInt64(), "hash
 DROPPED, SUSPECTS, KEPT = "dropped", "suspects", "kept"
 
 SPAN = 2**64
+
+NO_HASH: Final = 0
+"""The hash of a key whose row is not sure; a real one is 0 once in 10^19."""
 
 
 def bounds(part: int, parts: int) -> tuple[int, int]:
@@ -49,6 +53,34 @@ def base_of(
     if watermark is not None and stream in watermark.get("streams", {}):
         frames += _parts(staging, Names(source, watermark["run_id"]), stream, watermark["streams"][stream], part, parts)
     return pl.concat(frames)
+
+
+def doubted(staging: Staging, names: Names, stream: str, base: pl.DataFrame, part: int, parts: int) -> pl.DataFrame:
+    """The base's part, in doubt about every key of which that run may have sent another row: one that the base does not know, one that had changed, or a tombstone.
+
+    The run was never committed. Such a key is sent again when it is there, and deleted when it is gone.
+    """
+    known = base.select("key", "hash")
+    doubt = [pl.DataFrame(schema={"key": pl.String(), "part": pl.UInt64()})]
+    for blob in staging.list(f"{names.prefix}keys/{stream}/"):
+        sent = _placed(staging.find(blob.name), part, parts)
+        if sent is not None:
+            doubt.append(compact(sent.join(known, on=["key", "hash"], how="anti").select("key", "part")))
+    for blob in staging.list(f"{INDEX}{names.source}/{names.run_id}/{stream}/"):
+        gone = _placed(staging.find(blob.name), part, parts) if blob.name.endswith("-gone.parquet") else None
+        if gone is not None:
+            doubt.append(compact(gone.select("key", "part")))
+    keys = pl.concat(doubt).unique("key")
+    if keys.is_empty():
+        return base
+    unsure = keys.join(base.select("key", "missing"), on="key", how="left").select(
+        "key", "part", hash=pl.lit(NO_HASH, pl.UInt64), missing=pl.col("missing").fill_null(0)
+    )
+    return pl.concat([base.join(keys, on="key", how="anti"), unsure])
+
+
+def _placed(content: bytes | None, part: int, parts: int) -> pl.DataFrame | None:
+    return None if content is None else pl.read_parquet(io.BytesIO(content)).filter(within(part, parts))
 
 
 def _parts(staging: Staging, names: Names, stream: str, of: JsonDict, part: int, parts: int) -> Iterator[pl.DataFrame]:

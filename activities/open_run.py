@@ -12,10 +12,13 @@ from typing import Final
 from activities.deps import Deps, source_of
 from contracts import JsonDict, LanePlan, LoadRequest, Plan, Policy, Run, Stop, TryAgain
 from sources.model import Source, Start, Stream, UnreadablePageError
-from staging import current_name, watermark_name
+from staging import current_name, unsettled_name, watermark_name
 
 OVERLAP: Final = timedelta(hours=1)
 """A delta asks again for what changed in the hour before the watermark: sources index late."""
+
+MOST_UNSETTLED: Final = 50
+"""Runs in a row without one that is complete, of which the next one considers what they sent; a full load renews every row in any case."""
 
 
 def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
@@ -58,11 +61,24 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
             stream.name: {"whole": run.since is None, "stability": stream.paging.stability, "table": stream.table}
             for stream in streams
         },
+        unsettled=_registered(run, deps),
     )
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
     opened = {"run_id": run.run_id, "mode": request.mode, "streams": request.streams, "started_at": run.started_at}
     deps.staging.put_json(current_name(source.name), opened | {"resumable": True}, {})
     return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
+
+
+def _registered(run: Run, deps: Deps) -> list[str]:
+    """Note that the run is going to send rows which no index knows until it is committed; the others of which that is true, the newest last."""
+
+    def register(current: JsonDict | None) -> JsonDict:
+        runs = (current or {}).get("runs", {})
+        others = {run_id: commits for run_id, commits in runs.items() if run_id != run.run_id}
+        return {"runs": dict(list(others.items())[-MOST_UNSETTLED:]) | {run.run_id: 0}}
+
+    standing = deps.staging.swap_json(unsettled_name(run.source), register) or {}
+    return [run_id for run_id in standing["runs"] if run_id != run.run_id]
 
 
 def _start(stream: Stream, lanes: int, run: Run, deps: Deps) -> Start:

@@ -152,6 +152,14 @@ def _add_controls(app: web.Application, simulator: Simulator) -> None:
         simulator.reset()
         return json_response({"reset": True})
 
+    async def inventory(request: web.Request) -> web.Response:
+        try:
+            simulator.put(msgspec.json.decode(await request.read(), type=dict[str, list[tuple[int, int, int]]]))
+        except (msgspec.DecodeError, ValueError) as error:
+            return json_response({"error": str(error)}, 400)
+        return json_response(simulator.life())
+
+    app.router.add_post("/_control/inventory", inventory)
     app.router.add_post("/_control/faults", faults)
     app.router.add_get("/_control/day", day)
     app.router.add_post("/_control/day", day)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
+import pyarrow as pa
 from aiohttp import web
 
 from local import products
+from local.products.columns import FIRST_DAY
 from local.products.faults import Faults
+from local.products.life import View
 from local.products.moving import Moves, MovingStream
 from local.products.recorded import RecordedStream
 from local.products.state import PageLog, StateFile
@@ -115,6 +118,26 @@ class Simulator:
             raise ValueError("recorded pages have no days: start the simulator with --assets and --findings")
         self.streams = dict(self.inventory.on(day).streams())
         self.day, self.moves, self.moving = day, None, {}
+
+    def put(self, inventory: Mapping[str, list[tuple[int, int, int]]]) -> None:
+        """Serve exactly these records: "product/kind" to [number, day of the last change, day of the last touch], in the order of export.
+
+        Records are the ones of day 0, by their numbers; other streams stay as they are. Raises ValueError without an inventory, and for what it has not.
+        """
+        if self.inventory is None:
+            raise ValueError("recorded pages are what they are: start the simulator with --assets and --findings")
+        first = self.inventory.on(0).streams()
+        epoch = (self.inventory.epoch - FIRST_DAY).days
+        for name, records in inventory.items():
+            product, _, kind = name.partition("/")
+            stream = first.get((product, kind))
+            if stream is None or any(not 0 <= number < stream.count for number, _, _ in records):
+                raise ValueError(f"{name}: no such stream, or not so many records")
+            number, version, touched = zip(*records, strict=True) if records else ((), (), ())
+            days = pa.array(version, pa.uint16()), pa.array(touched, pa.uint16())
+            view = View(pa.array(number, pa.uint32()), *days, stream.count, pa.array([], pa.uint16()))
+            self.streams[product, kind] = replace(stream, count=len(records), view=view, epoch=epoch)
+            self.moving.pop((product, kind), None)
 
     def control(self, asked: Moves) -> None:
         """Go to another day, begin or stop to move while a stream is paged. Raises ValueError without an inventory."""

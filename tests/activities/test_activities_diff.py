@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activities.diff import diff
-from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run
+from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Plan, Run
 from sentinel.tables import ASSETS
 from staging import Names, watermark_name
 from transforms.identity import keys
@@ -168,3 +168,35 @@ def test_a_run_is_only_compared_with_its_own_base(bench: Any) -> None:
     runs.commit(runs.stage([[("a", 1)]]), 1, "dropped")
     with pytest.raises(Stop, match="committed meanwhile"):
         runs.judge(run, 1)
+
+
+def test_what_an_uncommitted_run_may_have_sent_is_in_doubt(bench: Any) -> None:
+    """It sent another version of one key, one that is new, and one as it was: the next run sends the first again, deletes the second, and not the third."""
+    runs = _Runs(bench)
+    runs.commit(first := runs.stage([[("changed", 1), ("same", 1)]]), 1, "dropped")
+    runs.base = None
+    runs.bench.staging.delete(watermark_name("device42"))
+    runs.judge(first, 1)
+    runs.commit(first, 1, "dropped")
+    broken = runs.stage([[("changed", 2), ("same", 1), ("brief", 1)]])
+    run = runs.stage([[("changed", 1), ("same", 1)]])
+    plan = Plan(run.to_wire(), [], {}, {}, unsettled=[broken.run_id]).to_wire()
+    runs.bench.staging.put_json(Names("device42", run.run_id).plan, plan, {})
+    found = runs.judge(run, 2)
+    assert (found["created"], found["updated"], found["unchanged"], found["tombstones"]) == (0, 1, 1, 1)
+    assert runs.tombstones(run, 2)["EntityOriginalId"].to_list() == ["brief"]
+
+
+def test_a_tombstone_of_an_uncommitted_run_is_in_doubt(bench: Any) -> None:
+    """It may have been sent: when the key is there after all, it is sent again although nothing has changed."""
+    runs = _Runs(bench)
+    runs.bench.staging.delete(watermark_name("device42"))
+    runs.judge(first := runs.stage([[("back", 1), ("same", 1)]]), 1)
+    runs.commit(first, 1, "dropped")
+    broken = runs.stage([[("same", 1)]])
+    assert runs.judge(broken, 1)["tombstones"] == 1
+    run = runs.stage([[("back", 1), ("same", 1)]])
+    plan = Plan(run.to_wire(), [], {}, {}, unsettled=[broken.run_id]).to_wire()
+    runs.bench.staging.put_json(Names("device42", run.run_id).plan, plan, {})
+    found = runs.judge(run, 3)
+    assert (found["updated"], found["unchanged"], found["gone"]) == (1, 1, 0)

@@ -79,7 +79,7 @@ def test_the_command_goes_on_after_it_was_killed(tmp_path: Path) -> None:
             pytest.fail("the first command ended before it had loaded anything")
         os.killpg(first.pid, signal.SIGKILL)
     killed_at = datetime.now(UTC).isoformat()
-    again = subprocess.run(command, **pipes, stderr=subprocess.STDOUT, timeout=60, check=False)  # type: ignore[call-overload]
+    again = subprocess.run(command, **pipes, stderr=subprocess.STDOUT, timeout=240, check=False)  # type: ignore[call-overload]
     assert again.returncode == 0, again.stdout
     ended = json.loads(outcome.read_text())
     assert (ended["status"], ended["reasons"]) == ("complete", [])
