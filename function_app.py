@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -32,10 +33,13 @@ from sources.registry import SOURCES
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
+    from azure.monitor.ingestion import LogsIngestionClient
     from azure.storage.blob import ContainerClient
 
     from activities.deps import Deps, Destination
+    from doctor.findings import Finding
     from doctor.rounds import Installation
+    from sentinel.ingestion import Door
     from staging import Staging
 
 # Before an activity loads polars or Arrow, which read it then.
@@ -104,17 +108,21 @@ def _identity(destination: DestinationSettings, settings: Settings) -> TokenCred
     return _LocalCredential() if destination.local else _credential(settings.identity_client_id)
 
 
-def _destination(destination: DestinationSettings, settings: Settings, timeout_s: float = 60.0) -> Destination:
+def _ingestion_client(destination: DestinationSettings, settings: Settings) -> LogsIngestionClient:
     from azure.monitor.ingestion import LogsIngestionClient
 
-    from activities.deps import Destination
+    scopes = [f"{destination.audience}/.default"]
+    return LogsIngestionClient(destination.endpoint, _identity(destination, settings), credential_scopes=scopes)
+
+
+def _doors(
+    destination: DestinationSettings, settings: Settings, client: LogsIngestionClient, timeout_s: float = 60.0
+) -> tuple[Door, ...]:
     from sentinel.governor import Governor
     from sentinel.ingestion import Door, LogsIngestionSink
 
-    scopes = [f"{destination.audience}/.default"]
-    client = LogsIngestionClient(destination.endpoint, _identity(destination, settings), credential_scopes=scopes)
     quota = (settings.dcr_requests_per_minute, settings.dcr_bytes_per_minute)
-    doors = tuple(
+    return tuple(
         Door(
             LogsIngestionSink(client, rule, enforce_https=not destination.local, timeout_s=timeout_s),
             Governor(*quota),
@@ -122,7 +130,20 @@ def _destination(destination: DestinationSettings, settings: Settings, timeout_s
         )
         for rule in destination.rule_ids
     )
+
+
+def _destination(destination: DestinationSettings, settings: Settings) -> Destination:
+    from activities.deps import Destination
+
+    doors = _doors(destination, settings, _ingestion_client(destination, settings))
     return Destination(destination.name, doors, dict(destination.streams))
+
+
+@contextmanager
+def _doors_to_try(destination: DestinationSettings, settings: Settings) -> Iterator[Sequence[Door]]:
+    """For an examination: soon tired, and closed when it is over."""
+    with _ingestion_client(destination, settings) as client:
+        yield _doors(destination, settings, client, 10.0)
 
 
 @cache
@@ -452,7 +473,7 @@ def installation(environment: Mapping[str, str]) -> Installation:
         json.loads((Path(__file__).parent / "host.json").read_text(encoding="utf-8")),
         container=lambda: _container(settings, **quick),
         credential=lambda destination: _identity(destination, settings),
-        doors=lambda destination: _destination(destination, settings, 10.0).doors,
+        doors=lambda destination: _doors_to_try(destination, settings),
         management=lambda: Management(settings.management_endpoint, _management_identity(settings)),
     )
 
@@ -466,15 +487,35 @@ def _management_identity(settings: Settings) -> TokenCredential:
 
 
 @app.route(route="health", methods=["GET"])
-async def health(req: func.HttpRequest) -> func.HttpResponse:
-    """What is wrong with the app's settings, identity, rule, storage, products: 200, or 503 when loads cannot run. `?source=` narrows it."""
-    wanted = req.params.get("source")
-    if wanted is not None and wanted not in SOURCES:
-        return _refusal(400, f"there is no source {wanted!r}", f"use one of {', '.join(sorted(SOURCES))}")
+@app.durable_client_input(client_name="client")
+async def health(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """What is wrong with the app's settings, identity, rule, storage, task hub, products: 200, or 503 when loads cannot run. `?source=` narrows it."""
+    return await _health(req.params.get("source"), client)
+
+
+async def _health(wanted: str | None, client: df.DurableOrchestrationClient) -> func.HttpResponse:
     from doctor.rounds import examination
 
-    report = await asyncio.to_thread(examination, installation(os.environ), [wanted] if wanted else [])
+    if wanted is not None and wanted not in SOURCES:
+        return _refusal(400, f"there is no source {wanted!r}", f"use one of {', '.join(sorted(SOURCES))}")
+    examined = installation(os.environ)
+    report, hub = await asyncio.gather(
+        asyncio.to_thread(examination, examined, [wanted] if wanted else []),
+        _task_hub(client, wanted or min(SOURCES), min(10.0, examined.settings.health_s)),
+    )
+    report = dataclasses.replace(report, findings=(*report.findings, hub))
     return _json(503 if report.status == "error" else 200, report.to_json())
+
+
+async def _task_hub(client: df.DurableOrchestrationClient, source: str, longest_s: float) -> Finding:
+    """Whether the hub answers for an instance."""
+    from doctor.findings import fine, wrong
+
+    try:
+        await asyncio.wait_for(client.get_status(contracts.instance_id(source)), longest_s)
+    except Exception as error:  # noqa: BLE001 - the extension's own failures are plain exceptions; their texts may quote keys
+        return wrong("taskhub.answer", "task hub", f"it does not answer ({type(error).__name__})")
+    return fine("taskhub.answer", "task hub", "it answers")
 
 
 async def _scheduled(client: df.DurableOrchestrationClient, mode: str) -> None:

@@ -40,6 +40,7 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
         "build the package for the provider that the templates were given: make package PROVIDER=storage|scheduler",
         "task-hub",
     ),
+    "taskhub.answer": ("look at the host's log: its storage or scheduler, and the identity's roles on it", "task-hub"),
     "taskhub.storage": ("set AzureWebJobsStorage__blobServiceUri and its siblings: deploy infra/ again", "task-hub"),
     "identity.token": (
         "check that the identity of AZURE_CLIENT_ID is assigned to the app; on a laptop sign in with az login",
@@ -86,7 +87,6 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
     "storage.reach": ("check STAGING_ACCOUNT_URL and the way to it: DNS, firewall, private endpoint", "network"),
     "storage.network": ("open the account to the app: its network rules or public access refuse us", "storage"),
     "storage.role": (f"give the identity Storage Blob Data Contributor on the container; {_ASSIGN}", "storage"),
-    "storage.container": ("deploy infra/ again, or create the container of STAGING_CONTAINER", "storage"),
     "storage.semantics": ("use a blob service with conditional writes, leases and append blobs", "storage"),
     "storage.trouble": ("look at the account's health, then ask again", "storage"),
     "product.reach": ("check the product's URL setting and the way to it: DNS, firewall, service running", "product"),

@@ -56,6 +56,13 @@ def product_findings(
     ear = _Ear()
     patience = Patience(attempts=1, timeout_s=min(timeout_s, LONGEST_S), unreadable_attempts=1)
     reader = Reader(source, url, secrets, patience, pool=ear)
+    try:
+        yield from _walk(source, reader, ear, now)
+    finally:
+        ear.clear()
+
+
+def _walk(source: Source, reader: Reader, ear: _Ear, now: Callable[[], float]) -> Iterator[Finding]:
     taken = []
     date = ""
     for stream in source.streams:
@@ -70,7 +77,6 @@ def product_findings(
     if taken:
         yield fine("product.key", source.name, f"a first page of {', '.join(taken)}")
         yield from product_clock(source.name, date, now())
-    ear.clear()
 
 
 def _stream(reader: Reader, ear: _Ear, stream: Stream, now: float) -> Finding | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ class Installation:
     host: JsonDict
     container: Callable[[], ContainerClient]
     credential: Callable[[DestinationSettings], TokenCredential]
-    doors: Callable[[DestinationSettings], Sequence[Door]]
+    doors: Callable[[DestinationSettings], AbstractContextManager[Sequence[Door]]]
     management: Callable[[], Reads]
     now: Callable[[], float] = time.time
 
@@ -88,7 +89,8 @@ def _storage(installation: Installation) -> Iterator[Finding]:
         # Of azure-storage-blob, about an address or a connection string that it cannot use.
         yield wrong("storage.reach", "staging", str(error))
         return
-    yield from storage_findings(container, installation.now)
+    with container:
+        yield from storage_findings(container, installation.now)
 
 
 def _of_destination(installation: Installation, destination: DestinationSettings) -> list[Check]:
@@ -97,7 +99,8 @@ def _of_destination(installation: Installation, destination: DestinationSettings
         yield from token_findings(destination, credential, installation.settings.tenant_id, installation.now())
 
     def post() -> Iterator[Finding]:
-        yield from ingestion_findings(destination, installation.doors(destination), installation.now)
+        with installation.doors(destination) as doors:
+            yield from ingestion_findings(destination, doors, installation.now)
 
     return [Check(f"token for {destination.name}", token), Check(f"ingestion to {destination.name}", post)]
 

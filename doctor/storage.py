@@ -155,5 +155,5 @@ def _judged(subject: str, step: str, error: Exception) -> Finding:
     if error.status_code in {401, 403}:
         return wrong("storage.role", subject, seen)
     if error.status_code == 404:
-        return wrong("storage.container", subject, seen)
+        return wrong("storage.reach", subject, seen)
     return wrong("storage.trouble" if error.status_code >= 500 else "storage.semantics", subject, seen)

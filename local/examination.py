@@ -31,10 +31,10 @@ def settings_of(named: str) -> dict[str, str]:
     if named == ENVIRONMENT:
         return dict(os.environ)
     try:
-        values = json.loads(Path(named).read_text(encoding="utf-8"))["Values"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = json.loads(Path(named).read_text(encoding="utf-8"))["Values"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsFileError(f"{named}: no settings like local.settings.json's ({type(error).__name__})") from error
-    return {**os.environ, **{str(name): str(value) for name, value in values.items()}}
+    return {**os.environ, **{str(name): str(value) for name, value in values}}
 
 
 def examined(environment: Mapping[str, str], sources: Sequence[str]) -> Report:

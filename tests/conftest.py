@@ -153,7 +153,7 @@ def listen() -> Iterator[Callable[[Callable[[Asked], Any]], Listening]]:
                 with suppress(ConnectionError):
                     self.wfile.write(reply.body[: reply.sent])
 
-            do_GET = do_POST = _serve  # noqa: N815 - http.server's names
+            do_GET = do_POST = do_PUT = _serve  # noqa: N815 - http.server's names
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -50,27 +50,21 @@ class Ward:
     def credential(self, _: DestinationSettings) -> TokenCredential:
         return self.stack.enter_context(ManagedIdentityCredential())
 
-    def doors(self, destination: DestinationSettings) -> list[Door]:
+    @contextmanager
+    def doors(self, destination: DestinationSettings) -> Iterator[list[Door]]:
         """As function_app builds them, with the managed identity, which the app does not use for an emulator."""
-        client = self.stack.enter_context(
-            LogsIngestionClient(
-                destination.endpoint,
-                self.credential(destination),
-                credential_scopes=[f"{destination.audience}/.default"],
-            )
-        )
-        return [
-            Door(LogsIngestionSink(client, rule, enforce_https=False, timeout_s=5.0)) for rule in destination.rule_ids
-        ]
+        scopes = [f"{destination.audience}/.default"]
+        with LogsIngestionClient(
+            destination.endpoint, self.credential(destination), credential_scopes=scopes
+        ) as client:
+            sinks = [
+                LogsIngestionSink(client, rule, enforce_https=False, timeout_s=5.0) for rule in destination.rule_ids
+            ]
+            yield [Door(sink) for sink in sinks]
 
     def installation(self) -> Installation:
-        made = function_app.installation(self.environment)
-
-        def container() -> ContainerClient:
-            return self.stack.enter_context(made.container())
-
-        changes = {"credential": self.credential, "doors": self.doors, "container": container, **self.changes}
-        return dataclasses.replace(made, **changes)
+        changes = {"credential": self.credential, "doors": self.doors, **self.changes}
+        return dataclasses.replace(function_app.installation(self.environment), **changes)
 
     def examine(self, *sources: str) -> Report:
         return examination(self.installation(), sources)

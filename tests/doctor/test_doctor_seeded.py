@@ -15,6 +15,7 @@ from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 from doctor.findings import KINDS
 from local.products.faults import Faults
 from local.sentinel.answers import DEFAULT_DCR
+from local.sentinel.process import LoopbackCredential
 
 Seed = Callable[[Any], None]
 
@@ -96,6 +97,10 @@ def no_tls(ward: Any) -> None:
     ward.environment["DEVICE42_URL"] = ward.environment["DEVICE42_URL"].replace("http:", "https:")
 
 
+def endpoint_without_tls(ward: Any) -> None:
+    ward.environment["INGESTION_ENDPOINT"] = ward.emulator.url.replace("http:", "https:")
+
+
 def elsewhere(ward: Any) -> None:
     text = ward.environment["STAGING_CONNECTION_STRING"]
     ward.environment["STAGING_CONNECTION_STRING"] = text.split("BlobEndpoint=")[0] + f"BlobEndpoint={NOWHERE}/dev;"
@@ -132,6 +137,7 @@ SEEDED: dict[str, tuple[Seed, dict[str, str]]] = {
     "a throttled rule": (emulator_faults(seed=1, rate=1.0, kinds=["429"]), {"dcr.limited": "429"}),
     "an ingestion service in trouble": (emulator_faults(seed=1, rate=1.0, kinds=["503"]), {"dcr.trouble": "503"}),
     "a wrong endpoint": (setting(INGESTION_ENDPOINT=NO_HOST), {"dcr.reach": "does not resolve", "contract.endpoint": "no-such-host"}),
+    "an endpoint that speaks no TLS": (endpoint_without_tls, {"dcr.tls": "does not speak TLS", "contract.endpoint": "https://127.0.0.1"}),
     "a column that the rule lacks": (drift(without={"Custom-CAASM_Assets": ["AssetId"]}), {"contract.column": "without AssetId"}),
     "a column that the table lacks": (drift(without={"CAASM_Findings_CL": ["CvssScore"]}), {"contract.table_column": "without CvssScore"}),
     "a column of another type": (drift(retyped={"CAASM_Findings_CL": {"CvssScore": "string"}}), {"contract.table_column": "CvssScore is string, not real"}),
@@ -171,15 +177,39 @@ def test_a_seeded_misconfiguration_is_found(ward: Any, case: str) -> None:
     assert "canary" not in str(report.to_json())
 
 
-def test_a_closed_account_is_told_from_a_missing_role(ward: Any, listen: Any, reply: Any) -> None:
-    """Both are 403; the account's firewall has a code of its own."""
-    code = {"x-ms-error-code": "AuthorizationFailure", "Date": "Sat, 21 Nov 2026 08:00:00 GMT"}
-    account = listen(lambda _: reply(b"<Error><Code>AuthorizationFailure</Code></Error>", 403, code))
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AuthorizationFailure", "storage.network"),
+        (403, "AuthorizationPermissionMismatch", "storage.role"),
+        (403, "KeyBasedAuthenticationNotPermitted", "storage.role"),
+        (400, "InvalidHeaderValue", "storage.semantics"),
+        (503, "ServerBusy", "storage.trouble"),
+        (404, "ResourceNotFound", "storage.reach"),
+    ],
+)
+def test_what_storage_refuses_with(ward: Any, listen: Any, reply: Any, status: int, code: str, kind: str) -> None:
+    """Closed by its firewall is told from a missing role, though both are 403: the codes say it."""
+    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    account = listen(lambda _: reply(text, status, {"x-ms-error-code": code, "Content-Type": "application/xml"}))
     key = "AccountKey=" + "QQ=="
     ward.environment["STAGING_CONNECTION_STRING"] = (
         f"DefaultEndpointsProtocol=http;AccountName=dev;{key};BlobEndpoint={account.url}/dev;"
     )
-    assert "storage.network" in {finding.id for finding in ward.troubles("device42")}
+    (found,) = ward.troubles("device42")
+    assert (found.id, found.seen) == (kind, f"open: {status} {code}")
+
+
+def test_a_proxy_that_refuses_is_told(ward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to Azure go through it; products are reached without it."""
+    monkeypatch.setenv("http_proxy", NOWHERE)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    ward.credential = lambda _: LoopbackCredential()  # a real one would try again, for some seconds
+    found = {finding.id: finding.seen for finding in ward.troubles("device42")}
+    assert found["dcr.reach"] == "the proxy does not let us through"
+    assert found["storage.reach"].endswith("the proxy does not let us through")
+    assert "product.reach" not in found
 
 
 def test_a_wrong_key_is_tried_once(ward: Any) -> None:

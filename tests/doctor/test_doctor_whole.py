@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
-import azure.functions as func
 import pytest
 
 import function_app
@@ -52,34 +52,81 @@ def test_only_the_products_that_are_asked_for(ward: Any) -> None:
     assert set(ward.simulator.stats.by_path) == {"/api/1.0/devices/all/"}
 
 
-def request(**params: str) -> func.HttpRequest:
-    return func.HttpRequest("GET", "http://127.0.0.1/api/health", params=params, body=b"")
+class Hub:
+    """A durable client, for whom the hub answers or not."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+
+    async def get_status(self, instance_id: str) -> None:
+        assert instance_id.startswith("load-")
+        if self.failure is not None:
+            raise self.failure
+
+
+def ask(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], hub: Any = None, source: str | None = None
+) -> Any:
+    """Status and body of the route's answer, in a process with that environment."""
+    monkeypatch.setattr(function_app.os, "environ", environment)
+    answer = asyncio.run(function_app._health(source, hub or Hub()))
+    return answer.status_code, json.loads(answer.get_body())
 
 
 def test_the_route_answers_what_is_well(ward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """200, with the findings, from the settings of the process."""
-    monkeypatch.setattr(function_app.os, "environ", ward.environment)
-    answer = asyncio.run(function_app.health(request(source="device42")))
-    body = json.loads(answer.get_body())
-    assert (answer.status_code, body["status"]) == (200, "ok")
+    status, body = ask(monkeypatch, ward.environment, source="device42")
+    assert (status, body["status"]) == (200, "ok")
     assert set(body["findings"][0]) == {"id", "severity", "subject", "seen", "remedy", "link"}
+    assert body["findings"][-1]["id"] == "taskhub.answer"
 
 
 def test_the_route_answers_503_when_loads_cannot_run(ward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the settings are refused as a whole, on which every other route stumbles."""
     environment = {**ward.environment, "DEVICE42_PASSWORD": "no", "LANES": "many"}
-    monkeypatch.setattr(function_app.os, "environ", environment)
-    answer = asyncio.run(function_app.health(request(source="device42")))
-    found = {(one["id"], one["severity"]) for one in json.loads(answer.get_body())["findings"]}
-    assert answer.status_code == 503
+    status, body = ask(monkeypatch, environment, source="device42")
+    found = {(one["id"], one["severity"]) for one in body["findings"]}
+    assert status == 503
     assert {("product.key", "error"), ("settings.wrong", "error"), ("storage.role", "ok")} <= found
 
 
-def test_the_route_refuses_a_product_that_there_is_not() -> None:
+def test_a_task_hub_that_does_not_answer_is_told(ward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kind of its failure alone: the extension's texts quote URLs with keys."""
+    status, body = ask(monkeypatch, ward.environment, Hub(RuntimeError("canary")), source="device42")
+    assert (status, body["findings"][-1]["id"]) == (503, "taskhub.answer")
+    assert "canary" not in json.dumps(body)
+
+
+def test_the_route_ends_within_its_budget(ward: Any, monkeypatch: pytest.MonkeyPatch, listen: Any, reply: Any) -> None:
+    """Whatever a product does; the platform ends a request after 230 s."""
+    hang = threading.Event()
+
+    def answer(_: Any) -> Any:
+        hang.wait(30)
+        return reply(b"[]")
+
+    environment = {**ward.environment, "DEVICE42_URL": listen(answer).url, "HEALTH_SECONDS": "1"}
+    status, body = ask(monkeypatch, environment, source="device42")
+    hang.set()
+    late = [one for one in body["findings"] if one["id"] == "check.late"]
+    assert (status, [one["subject"] for one in late]) == (503, ["device42"])
+    assert body["seconds"] < 10
+
+
+def test_the_route_refuses_a_product_that_there_is_not(ward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the names of those that there are."""
-    answer = asyncio.run(function_app.health(request(source="nessus")))
-    assert answer.status_code == 400
-    assert b"tenable" in answer.get_body()
+    status, body = ask(monkeypatch, ward.environment, source="nessus")
+    assert status == 400
+    assert "tenable" in body["remedy"]
+
+
+def test_an_environment_without_anything_is_examined_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh app says what it lacks, every setting at once, and nothing breaks."""
+    status, body = ask(monkeypatch, {})
+    assert status == 503
+    assert "check.broke" not in {one["id"] for one in body["findings"]}
+    lacking = {one["subject"] for one in body["findings"] if one["id"] == "settings.wrong"}
+    assert {"STAGING_ACCOUNT_URL", "INGESTION_ENDPOINT", "DCR_IMMUTABLE_ID"} <= lacking
 
 
 def test_every_kind_of_finding_has_a_remedy() -> None:

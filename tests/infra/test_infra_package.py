@@ -66,10 +66,13 @@ def test_the_package_has_what_it_imports(unpacked: Path) -> None:
 
 
 def test_the_app_runs_from_the_package(unpacked: Path, tmp_path: Path) -> None:
-    """A load of a small inventory is complete; the process sees the package and local/, nothing else of the repository."""
+    """A load of a small inventory is complete, and the app calls itself well; the process sees the package and local/, nothing else of the repository."""
     simulator = ["--assets", "300", "--findings", "300"]
     with Stack(tmp_path, simulator, app_dir=unpacked, app_settings={**SMALL, "PYTHONPATH": ""}) as stack:
         outcome = run_load(stack, "tenable", "full", lambda _: None)
+        status, health = stack.call_app("GET", "/api/health")
+    assert (status, health["status"]) == (200, "ok")
+    assert {"taskhub.answer", "dcr.role", "storage.role", "product.key"} <= {one["id"] for one in health["findings"]}
     assert (outcome.status, outcome.reasons) == ("complete", [])
     assert {name: stream["accepted"] for name, stream in outcome.manifest["streams"].items()} == {
         "assets": 300,
