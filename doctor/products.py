@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import urllib3
 
@@ -18,7 +18,7 @@ from doctor.clocks import product_clock
 from doctor.findings import Finding, doubt, fine, wrong
 from doctor.reach import WORDS, unreachable
 from sentinel.ingestion import kinds_of
-from sources.model import Fetch, Paging, Source, Stream, UnreadablePageError
+from sources.model import Fetch, Source, Stream, UnreadablePageError
 from sources.reader import WAIT_HEADERS, Patience, Reader
 
 LONGEST_S: Final = 15.0
@@ -81,10 +81,10 @@ def _walk(source: Source, reader: Reader, ear: _Ear, now: Callable[[], float]) -
 
 def _stream(reader: Reader, ear: _Ear, stream: Stream, now: float) -> Finding | None:
     """What is wrong with a stream's first page; None when all is well."""
-    paging = _smallest(stream.paging)
+    paging = stream.paging.sized(1)
     # Changes since now: an export job with that filter is as good as empty.
     since = datetime.fromtimestamp(now, UTC).isoformat()
-    cursor = paging.start(None, 1, since if stream.changed_since else None).cursors[0]
+    cursor = paging.start((), 1, since if stream.changed_since else None).cursors[0]
     step = paging.step(cursor)
     assert isinstance(step, Fetch)
     try:
@@ -98,12 +98,6 @@ def _stream(reader: Reader, ear: _Ear, stream: Stream, now: float) -> Finding | 
         # A job of ours; one that is accepted by its refusal (409) is somebody else's.
         reader.close(dataclasses.replace(stream, paging=paging), cursor)
     return None
-
-
-def _smallest(paging: Paging) -> Paging:
-    """The same paging with one record a page, where it has pages."""
-    sized = "size" in getattr(paging, "__dataclass_fields__", {})
-    return cast("Paging", dataclasses.replace(cast("Any", paging), size=1)) if sized else paging
 
 
 def _judged(source: Source, ear: _Ear, stream: Stream, error: CaasmError) -> Finding:
