@@ -124,6 +124,15 @@ param deployRules bool = true
 @description('Rules that are made and not enabled: names of files in sentinel/content/rules without .yaml, separated by commas.')
 param disabledRules string = ''
 
+@description('Make the workbook too (with deployContent).')
+param deployWorkbook bool = true
+
+@description('Make the watchlist of critical assets and the playbook that refreshes it (with deployContent); the workspace has to have Microsoft Sentinel.')
+param deployWatchlist bool = false
+
+@description('Make the playbooks that incidents start (with deployContent); the workspace has to have Microsoft Sentinel.')
+param deployPlaybooks bool = false
+
 @description('Add a Data Factory whose pipeline starts a load and waits for its end.')
 param deployDataFactory bool = false
 
@@ -181,6 +190,9 @@ module resources 'resources.bicep' = {
     deployHunting: deployHunting
     deployRules: deployRules
     disabledRules: disabledRules
+    deployWorkbook: deployWorkbook
+    deployWatchlist: deployWatchlist
+    deployPlaybooks: deployPlaybooks
     deployDataFactory: deployDataFactory
     principalId: principalId
     principalType: principalType
@@ -196,3 +208,4 @@ output INGESTION_ENDPOINT string = resources.outputs.ingestionEndpoint
 output DCR_IMMUTABLE_ID string = resources.outputs.dcrImmutableId
 output AZURE_DATA_FACTORY_NAME string = resources.outputs.dataFactoryName
 output AZURE_DATA_FACTORY_VAULT_NAME string = resources.outputs.dataFactoryVaultName
+output AZURE_PLAYBOOK_VAULT_NAME string = resources.outputs.playbookVaultName

@@ -36,6 +36,9 @@ param deployContent bool = true
 param deployHunting bool = true
 param deployRules bool = true
 param disabledRules string = ''
+param deployWorkbook bool = true
+param deployWatchlist bool = false
+param deployPlaybooks bool = false
 param deployDataFactory bool = false
 param principalId string = ''
 @allowed([ 'User', 'Group', 'ServicePrincipal' ])
@@ -53,6 +56,7 @@ var besideWorkspace = newWorkspace ? location : workspaceLocation
 var useScheduler = durableProvider == 'scheduler'
 var privateLinkScope = networkIsolation && privateIngestion
 var directIngestion = ingestion == 'direct' && dcrCount == 1
+var logAnalyticsEndpoint = loadJsonContent('clouds.json')[environment().name].logAnalytics
 var storageSuffix = environment().suffixes.storage
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
@@ -128,6 +132,106 @@ module detections 'modules/detections.bicep' = if (deployContent && deployRules)
     content
     sentinel
   ]
+}
+
+module workbook 'modules/workbook.bicep' = if (deployContent && deployWorkbook) {
+  name: 'caasm-workbook'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+    location: besideWorkspace
+    tags: tags
+  }
+  dependsOn: [
+    workspace
+  ]
+}
+
+resource target 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = {
+  name: workspaceName
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+}
+
+module watchlist 'modules/watchlist.bicep' = if (deployContent && deployWatchlist) {
+  name: 'caasm-watchlist'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+  }
+  dependsOn: [
+    sentinel
+  ]
+}
+
+module refresh 'modules/refresh.bicep' = if (deployContent && deployWatchlist) {
+  name: 'caasm-refresh'
+  params: {
+    location: location
+    tags: tags
+    workspaceCustomerId: target.properties.customerId
+    watchlistId: watchlist!.outputs.id
+    logAnalyticsEndpoint: logAnalyticsEndpoint
+  }
+  dependsOn: [
+    content
+  ]
+}
+
+module playbooks 'modules/playbooks.bicep' = if (deployContent && deployPlaybooks) {
+  name: 'caasm-playbooks'
+  params: {
+    token: token
+    location: location
+    tags: tags
+    workspaceCustomerId: target.properties.customerId
+    logAnalyticsEndpoint: logAnalyticsEndpoint
+    functionAppHost: functionApp.outputs.hostName
+    writerPrincipalId: principalId
+    writerPrincipalType: principalType
+  }
+  dependsOn: [
+    content
+  ]
+}
+
+module refreshRole 'modules/workspacerole.bicep' = if (deployContent && deployWatchlist) {
+  name: 'caasm-role-refresh'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+    principalId: refresh!.outputs.principalId
+    role: 'sentinelContributor'
+  }
+}
+
+module enrichRole 'modules/workspacerole.bicep' = if (deployContent && deployPlaybooks) {
+  name: 'caasm-role-enrich'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+    principalId: playbooks!.outputs.enrichPrincipalId
+    role: 'sentinelResponder'
+  }
+}
+
+module ticketRole 'modules/workspacerole.bicep' = if (deployContent && deployPlaybooks) {
+  name: 'caasm-role-ticket'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+    principalId: playbooks!.outputs.ticketPrincipalId
+    role: 'sentinelResponder'
+  }
+}
+
+module loadRole 'modules/workspacerole.bicep' = if (deployContent && deployPlaybooks) {
+  name: 'caasm-role-load'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspaceName
+    principalId: playbooks!.outputs.loadPrincipalId
+    role: 'sentinelResponder'
+  }
 }
 
 module rules 'modules/ingestion.bicep' = {
@@ -355,3 +459,4 @@ output ingestionEndpoint string = rules.outputs.ingestionEndpoint
 output dcrImmutableId string = directIngestion ? rules.outputs.directRuleId : join(rules.outputs.ruleIds, ',')
 output dataFactoryName string = deployDataFactory ? dataFactory!.outputs.name : ''
 output dataFactoryVaultName string = deployDataFactory ? dataFactory!.outputs.vaultName : ''
+output playbookVaultName string = deployContent && deployPlaybooks ? playbooks!.outputs.vaultName : ''

@@ -210,6 +210,11 @@ def role_problems(deployment: Deployment) -> list[str]:
     else:
         needed.add(("Storage Queue Data Contributor", "host", "storage.bicep"))
         needed.add(("Storage Table Data Contributor", "host", "storage.bicep"))
+    workflows = {_file(workflow) for workflow in deployment.of_type("Microsoft.Logic/workflows")}
+    if "playbooks.bicep" in workflows:
+        needed.add(("Microsoft Sentinel Responder", "workspace", "workspacerole.bicep"))
+    if "refresh.bicep" in workflows:
+        needed.add(("Microsoft Sentinel Contributor", "workspace", "workspacerole.bicep"))
     person = {
         ("Storage Blob Data Reader", "staging", "storage.bicep"),
         ("Key Vault Secrets Officer", "vault", "vault.bicep"),
@@ -228,7 +233,11 @@ def role_problems(deployment: Deployment) -> list[str]:
     ]
     if publishers != len(deployment.of_type("Microsoft.Insights/dataCollectionRules")):
         found.append(f"{publishers} of the data collection rules can be written to")
-    if readers != vaults:
+    acting = sum(_file(one) == "workspacerole.bicep" for one in assignments)
+    if acting != len(deployment.of_type("Microsoft.Logic/workflows")):
+        found.append(f"{acting} of the playbooks may act in the workspace")
+    # Each vault has one reader, but the playbooks' has two: one for the ticket system's address, one for the function key.
+    if readers != vaults + ("playbooks.bicep" in workflows):
         found.append(f"{readers} readers of secrets for {vaults} vaults")
     return found
 
@@ -276,9 +285,9 @@ def exposure_problems(deployment: Deployment) -> list[str]:
     found = []
     for kind, wanted in _ALWAYS.items():
         for resource in deployment.of_type(kind):
-            # The Data Factory's own vault is read from outside of the virtual network.
-            factorys = "kv-adf-" in str(resource.body["name"])
-            found += _unlike(resource, wanted | (closed if kind in _CLOSABLE and not factorys else {}))
+            # The vaults of the Data Factory and of the playbooks are read from outside of the virtual network.
+            outside = any(name in str(resource.body["name"]) for name in ("kv-adf-", "kv-play-"))
+            found += _unlike(resource, wanted | (closed if kind in _CLOSABLE and not outside else {}))
     for workspace in deployment.of_type("Microsoft.OperationalInsights/workspaces"):
         if workspace.properties["features"].get("disableLocalAuth") is not True:
             found.append("a workspace takes its shared keys")

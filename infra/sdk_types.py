@@ -1,6 +1,6 @@
 """Write the resource types that bicepcheck's own type file lacks, from the azure-mgmt packages that are installed: run by hand when an apiVersion changes.
 
-    python -m venv .t && .t/bin/pip install six azure-mgmt-monitor==7.0.0 azure-mgmt-loganalytics==13.1.1 azure-mgmt-web==10.1.0 azure-mgmt-keyvault==11.0.0
+    python -m venv .t && .t/bin/pip install six azure-mgmt-monitor==7.0.0 azure-mgmt-loganalytics==13.1.1 azure-mgmt-web==10.1.0 azure-mgmt-keyvault==11.0.0 azure-mgmt-securityinsight==2.0.0b4
     .t/bin/python infra/sdk_types.py ../shared/tools infra/sdk_types.json
     .t/bin/pip install azure-mgmt-monitor==6.0.2          # the last one with diagnostic settings and private link scopes
     .t/bin/python infra/sdk_types.py ../shared/tools infra/sdk_types.json
@@ -36,6 +36,7 @@ RESOURCES: Final = {
         "2021-07-01-preview",
     ),
     "Microsoft.OperationalInsights/workspaces/savedSearches": ("azure.mgmt.loganalytics.models", "SavedSearch", "2025-07-01"),
+    "Microsoft.SecurityInsights/watchlists": ("azure.mgmt.securityinsight.models", "Watchlist", "2025-09-01"),
     "Microsoft.Web/sites/basicPublishingCredentialsPolicies": (
         "azure.mgmt.web.models",
         "CsmPublishingCredentialsPoliciesEntity",
@@ -43,6 +44,23 @@ RESOURCES: Final = {
     ),
 }  # fmt: skip
 """Resource type: module, class, and the apiVersion that this package version speaks."""
+
+BY_HAND: Final[dict[str, dict[str, Any]]] = {
+    # No package has API connections; this is what connections with a managed identity consist of (the community's playbooks).
+    "Microsoft.Web/connections@2016-06-01": {
+        "body": 4,
+        "types": [
+            {"k": "string"},
+            {"k": "object", "n": "ApiReference", "p": {"id": [0, 1]}},
+            {"k": "object", "n": "ConnectionProperties", "p": {"api": [1, 1], "displayName": [0, 1], "parameterValueType": [5, 0]}},
+            {"extra": 0, "k": "object", "n": "{str}", "p": {}},
+            {"k": "object", "n": "Connection", "p": {"kind": [6, 0], "location": [0, 1], "name": [0, 1], "properties": [2, 1], "tags": [3, 0]}},
+            {"k": "lit", "v": "Alternative"},
+            {"k": "lit", "v": "V1"},
+        ],
+    }
+}  # fmt: skip
+"""Types as the file holds them: `p` is property to [type, 1 where required], a type is its place in the list."""
 
 NEW_GENERATION_ONLY: Final = {"Microsoft.Insights/scheduledQueryRules", "Microsoft.Insights/actionGroups"}
 """Their module exists in older packages too, with an older shape."""
@@ -68,6 +86,7 @@ def main(tools: str, out: Path) -> None:
         top["p"] = {**top["p"], "name": [generator.simple("string"), 1]}
         types, resources = generator.compact({name: {"body": generator.add(top), "scopes": None}})
         made[f"{name}@{version}"] = {"body": resources[name]["body"], "types": types}
+    made |= BY_HAND
     out.write_text(json.dumps(made, separators=(",", ":"), sort_keys=True) + "\n")
 
 

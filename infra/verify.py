@@ -1,6 +1,6 @@
 """What a deployment came to: `python3 infra/verify.py` asks Azure about the app, its identity, roles and secrets, and the app about itself, and prints remedies.
 
-Invariant: nothing is changed (but with --store-key, which writes the app's key where Data Factory reads it), no secret is printed or is on a command
+Invariant: nothing is changed (but with --store-key, which writes the app's key where Data Factory and playbooks read it), no secret is printed or is on a command
 line, and everything is asked before anything is judged final: one run names all that is wrong. Needs the Azure CLI, signed in, and no package.
 
 What only the app's identity can prove (an empty post to the DCR, blob access, the product's login) is asked of the app: `GET /api/health`.
@@ -28,6 +28,9 @@ HEALTH_TIMEOUT_S: Final = 230.0
 """The longest that the platform lets an HTTP request take; a cold app uses some of it."""
 
 ALWAYS_NEEDED: Final = ("storageBlobDataOwner", "storageBlobDataContributor", "keyVaultSecretsUser")
+
+KEY_VAULTS: Final = ("AZURE_DATA_FACTORY_VAULT_NAME", "AZURE_PLAYBOOK_VAULT_NAME")
+"""Variables of azd that name vaults of callers of our API."""
 
 STATE_NEEDED: Final = {
     "storage": ("storageQueueDataContributor", "storageTableDataContributor"),
@@ -231,7 +234,7 @@ def function_key(place: tuple[str, ...]) -> str:
 
 
 def store_key(place: tuple[str, ...], vault: str) -> Finding:
-    """Write the app's key into the vault that Data Factory reads. The value goes through a file that only we can read."""
+    """Write the app's key into a vault that Data Factory or a playbook reads. The value goes through a file that only we can read."""
     try:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "key"
@@ -252,12 +255,12 @@ def store_key(place: tuple[str, ...], vault: str) -> Finding:
             )
     except AzError as error:
         return Finding(
-            "key for Data Factory",
+            "key for callers",
             ok=False,
             detail=str(error),
             remedy=f"whoever runs this needs Key Vault Secrets Officer on {vault}",
         )
-    return Finding("key for Data Factory", ok=True, detail=f"caasm-function-key in {vault}")
+    return Finding("key for callers", ok=True, detail=f"caasm-function-key in {vault}")
 
 
 def main() -> int:
@@ -275,18 +278,17 @@ def main() -> int:
     parser.add_argument(
         "--store-key",
         metavar="VAULT",
-        default=os.environ.get("AZURE_DATA_FACTORY_VAULT_NAME"),
-        help="give Data Factory the app's key",
+        nargs="*",
+        default=[vault for name in KEY_VAULTS if (vault := os.environ.get(name))],
+        help="write the app's key into these vaults, where Data Factory and the playbooks read it",
     )
     options = parser.parse_args()
     if not options.resource_group or not options.app:
         sys.stderr.write("name the deployment: --resource-group and --app\n")
         return 2
     findings = list(check(options.resource_group, options.app, options.url))
-    if options.store_key:
-        findings.append(
-            store_key(("--resource-group", options.resource_group, "--name", options.app), options.store_key)
-        )
+    place = ("--resource-group", options.resource_group, "--name", options.app)
+    findings += [store_key(place, vault) for vault in options.store_key]
     wrong = [finding for finding in findings if not finding.ok]
     sys.stdout.write("\n".join([*map(str, findings), "", f"{len(findings)} checks, {len(wrong)} failed", ""]))
     return 1 if wrong else 0

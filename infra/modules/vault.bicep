@@ -6,6 +6,7 @@ param location string
 param tags object
 param publicAccess bool
 param readerPrincipalId string
+param secondReaderPrincipalId string = ''
 param writerPrincipalId string
 param writerPrincipalType string
 
@@ -36,6 +37,16 @@ resource reader 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser.id)
     principalId: readerPrincipalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource secondReader 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(secondReaderPrincipalId)) {
+  name: guid(vault.id, secondReaderPrincipalId, roles.keyVaultSecretsUser.id)
+  scope: vault
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser.id)
+    principalId: secondReaderPrincipalId
     principalType: 'ServicePrincipal'
   }
 }

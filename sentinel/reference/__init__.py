@@ -11,6 +11,8 @@ from typing import Final
 
 from sentinel.reference.detections import hunting_json, rules_json
 from sentinel.reference.page import markdown
+from sentinel.reference.playbooks import FOLDER as PLAYBOOK_FOLDER
+from sentinel.reference.playbooks import playbooks
 from sentinel.reference.resources import custom_table, dataflows, kql_schema, streams, table_resources
 from sentinel.reference.samples import ndjson
 from sentinel.reference.workbook import PATH as WORKBOOK
@@ -30,6 +32,7 @@ def files() -> dict[str, str]:
         "infra/generated/dataflows-lean.json": dataflows(lean=True),
         "infra/generated/kql-schema.json": kql_schema(),
         WORKBOOK: workbook(),
+        **playbooks(),
         "infra/generated/rules.json": rules_json(),
         "infra/generated/hunting.json": hunting_json(),
         **{f"docs/samples/{table.name}.ndjson": ndjson(table) for table in TABLES},
@@ -40,7 +43,13 @@ def files() -> dict[str, str]:
 def folders() -> frozenset[str]:
     """Folders that hold generated files only; what else is in one is a leftover."""
     return frozenset(
-        {"infra/generated", "docs/samples", "sentinel/content/custom-tables", "sentinel/content/workbooks"}
+        {
+            "infra/generated",
+            "docs/samples",
+            "sentinel/content/custom-tables",
+            "sentinel/content/workbooks",
+            PLAYBOOK_FOLDER,
+        }
     )
 
 

@@ -36,7 +36,12 @@ def copy(checker: None, tmp_path: Path) -> Callable[..., Deployment]:
     """A function: the templates copied, a text of one file replaced by another, evaluated with the parameters of a file."""
 
     def mutated(name: str, file: str, old: str, new: str) -> Deployment:
-        for folder in ("infra", "sentinel/content/functions"):
+        for folder in (
+            "infra",
+            "sentinel/content/functions",
+            "sentinel/content/playbooks",
+            "sentinel/content/workbooks",
+        ):
             shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "host.json", tmp_path / "host.json")
         path = tmp_path / "infra" / file

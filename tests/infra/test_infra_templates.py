@@ -13,8 +13,11 @@ import pytest
 from infra.check import ROOT, Deployment, combinations, evaluate, read_parameters
 from infra.products import PAGE, products
 from infra.rules import app_settings, problems, roles_given, settings_read
+from local.watchlist import ALIAS, SEARCH_KEY
 from sentinel.content import functions
 from sentinel.content.detections import hunting, rules
+from sentinel.reference.playbooks import PLAYBOOKS
+from sentinel.reference.workbook import workbook
 from sources.registry import SOURCES
 
 Evaluated = Callable[[str], Deployment]
@@ -145,6 +148,45 @@ def test_rules_and_hunting_queries_are_made_of_the_content(deployment: Evaluated
     assert without.of_type("Microsoft.OperationalInsights/workspaces/savedSearches") == []
 
 
+def test_playbooks_are_deployed_whole(deployment: Evaluated) -> None:
+    """Each definition gets exactly the parameters that it declares; identities only, the connection's too; each may act in the workspace."""
+    made = deployment("everything")
+    workflows = {one.body["name"]: one for one in made.of_type("Microsoft.Logic/workflows")}
+    assert set(workflows) == set(PLAYBOOKS)
+    for name, workflow in workflows.items():
+        definition = PLAYBOOKS[name]()
+        assert workflow.properties["definition"]["actions"] == definition["actions"]
+        assert set(workflow.properties["parameters"]) == set(definition["parameters"])
+        assert workflow.body["identity"] == {"type": "SystemAssigned"}
+        for connection in workflow.properties["parameters"].get("$connections", {"value": {}})["value"].values():
+            assert connection["connectionProperties"] == {"authentication": {"type": "ManagedServiceIdentity"}}
+    (connection,) = made.of_type("Microsoft.Web/connections")
+    assert connection.properties["parameterValueType"] == "Alternative"
+    assert {one.body["name"] for one in deployment("watchlist").of_type("Microsoft.Logic/workflows")} == {
+        "CAASM-RefreshWatchlist"
+    }
+    assert set(PLAYBOOKS) - {
+        one.body["name"] for one in deployment("playbooks").of_type("Microsoft.Logic/workflows")
+    } == {"CAASM-RefreshWatchlist"}
+    assert deployment("minimal").of_type("Microsoft.Logic/workflows") == []
+
+
+def test_the_watchlist_is_that_of_the_function(deployment: Evaluated) -> None:
+    """Its name and key are those that the file, the refresh and rules use; it is made without items, so that a deployment leaves them alone."""
+    (watchlist,) = deployment("watchlist").of_type("Microsoft.SecurityInsights/watchlists")
+    assert (watchlist.body["name"], watchlist.properties["itemsSearchKey"]) == (ALIAS, SEARCH_KEY)
+    assert "rawContent" not in watchlist.properties
+    assert ALIAS in {function.name for function in functions()}
+
+
+def test_the_workbook_is_deployed_as_it_is_generated(deployment: Evaluated) -> None:
+    """Beside its workspace; not where it is not wanted."""
+    (book,) = deployment("existing-workspace").of_type("Microsoft.Insights/workbooks")
+    assert book.properties["serializedData"] == workbook()
+    assert book.body["location"] == "northeurope"
+    assert deployment("no-extras").of_type("Microsoft.Insights/workbooks") == []
+
+
 def test_staged_data_is_deleted_and_state_is_kept(deployment: Evaluated) -> None:
     """The watermark is under no rule; the index outlives the data that it was made of."""
     (policy,) = deployment("azd").of_type("Microsoft.Storage/storageAccounts/managementPolicies")
@@ -197,6 +239,11 @@ SEEDS = {
     "public ingestion beside its private link": ("private", "modules/ingestion.bicep", "publicAccess ? 'Enabled' : 'Disabled'", "'Enabled'", "ingestion endpoint is public"),
     "anonymous blobs": ("minimal", "modules/storage.bicep", "properties: { publicAccess: 'None' }", "properties: { publicAccess: 'Blob' }", "publicAccess is 'Blob'"),
     "deployment with a password": ("minimal", "modules/function.bicep", "properties: { allow: false }", "properties: { allow: true }", "with a password"),
+    "playbook that may not act": ("playbooks", "resources.bicep", "module ticketRole 'modules/workspacerole.bicep' = if (deployContent && deployPlaybooks)", "module ticketRole 'modules/workspacerole.bicep' = if (deployContent && deployWatchlist)", "2 of the playbooks may act"),
+    "playbook with more than it needs": ("playbooks", "resources.bicep", "loadPrincipalId\n    role: 'sentinelResponder'", "loadPrincipalId\n    role: 'sentinelContributor'", "role not needed: Microsoft Sentinel Contributor"),
+    "playbook without its secret": ("playbooks", "modules/playbooks.bicep", "    secondReaderPrincipalId: loadDelta.identity.principalId\n", "", "readers of secrets"),
+    "watchlist without a key": ("watchlist", "modules/watchlist.bicep", "    itemsSearchKey: 'AssetId'\n", "", "BCP035"),
+    "connection of another kind": ("playbooks", "modules/playbooks.bicep", "parameterValueType: 'Alternative'", "parameterValueType: 'Key'", "parameterValueType"),
     "telemetry with a key": ("minimal", "modules/function.bicep", "DisableLocalAuth: true", "DisableLocalAuth: false", "DisableLocalAuth is False"),
 }  # fmt: skip
 
