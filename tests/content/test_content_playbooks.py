@@ -250,8 +250,11 @@ def test_every_query_is_right() -> None:
 
 def test_an_incident_gets_what_is_known_of_its_assets(ask: Callable[[str], Rows]) -> None:
     """By host name and by address, the critical ones with their tags; other entities do no harm."""
-    critical = "CAASM_Assets | where Criticality == 'Critical' and HasEdr == false and isnotempty(DvcHostname) and isnotempty(DvcIpAddr)"
-    named, addressed = ask(f"{critical} | top 2 by AssetId asc")
+    critical = "CAASM_Assets | where Criticality == 'Critical'"
+    (named,) = ask(f"{critical} and HasEdr == false and isnotempty(DvcHostname) | top 1 by AssetId asc")
+    (addressed,) = ask(
+        f"{critical} and AssetId != '{named['AssetId']}' and isnotempty(DvcIpAddr) | top 1 by AssetId asc"
+    )
     entities = [
         {"kind": "Host", "properties": {"hostName": named["DvcHostname"].upper()}},
         {"kind": "Ip", "properties": {"address": addressed["DvcIpAddr"]}},
