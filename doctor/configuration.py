@@ -20,6 +20,9 @@ SCHEDULES: Final = ("FULL_SCHEDULE", "DELTA_SCHEDULE")
 
 SCHEDULER_CONNECTION: Final = "DURABLE_TASK_SCHEDULER_CONNECTION_STRING"
 
+REFERENCE: Final = "@Microsoft.KeyVault("
+"""How a secret begins that the platform should have replaced."""
+
 _LIKENESS: Final = 0.84
 """How alike two names are to be one misspelled: a letter more, less, or two swapped in ten."""
 
@@ -81,8 +84,12 @@ def settings_findings(settings: Settings, problems: list[str], environment: Mapp
 
 
 def configured(settings: Settings) -> list[str]:
-    """The products that can be loaded."""
-    return [name for name, source in settings.sources.items() if not source.missing]
+    """The products that are set up. One whose secret the platform did not resolve is not: nobody is to send a reference as if it were a key."""
+    return [
+        name
+        for name, source in settings.sources.items()
+        if not source.missing and not any(secret.startswith(REFERENCE) for secret in source.secrets.values())
+    ]
 
 
 def misspelled(environment: Mapping[str, str]) -> list[tuple[str, str]]:

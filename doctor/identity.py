@@ -46,11 +46,11 @@ def token_findings(
     try:
         token = credential.get_token(f"{destination.audience}/.default")
     except AzureError as error:
-        yield wrong(_kind(str(error)), subject, f"no token: {error}")
+        yield wrong(kind_of(str(error)), subject, f"no token: {in_short(str(error))}")
         return
     except ValueError as error:
         # Of azure-identity, about its own settings: a tenant id with characters that none has.
-        yield wrong(_kind(str(error)), subject, f"no token: {error}")
+        yield wrong(kind_of(str(error)), subject, f"no token: {in_short(str(error))}")
         return
     claims = claims_of(token.token)
     if claims is None:
@@ -62,7 +62,18 @@ def token_findings(
         yield fine("identity.token", subject, f"for {claims.get('aud')}, of tenant {claims.get('tid', 'unknown')}")
 
 
-def _kind(text: str) -> str:
+def in_short(text: str) -> str:
+    """Why there is no token: what Entra ID says, or the first line, and what the managed identity has to say, which is one line of many."""
+    told = re.search(r"AADSTS\d+:[^\n]*?(?=\. |\.?\s*$|\n)", text)
+    if told:
+        return told[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    managed = [line for line in lines[1:] if line.startswith("ManagedIdentityCredential:")]
+    return " ".join([*lines[:1], *managed])
+
+
+def kind_of(text: str) -> str:
+    """The kind of finding that a refusal of a token is."""
     for code in re.findall(r"AADSTS(\d+)", text):
         if code in ENTRA_CODES:
             return ENTRA_CODES[code]

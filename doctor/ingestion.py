@@ -12,6 +12,7 @@ from typing import Final
 
 from doctor.clocks import our_clock
 from doctor.findings import Finding, doubt, fine, wrong
+from doctor.identity import in_short, kind_of
 from doctor.reach import WORDS, unreachable
 from sentinel.ingestion import Answer, Door
 from settings import DestinationSettings
@@ -24,8 +25,8 @@ def _gzipped(text: bytes) -> bytes:
 
 EMPTY: Final = _gzipped(b"[]")
 
-_OF_THE_RULE: Final = frozenset({"dcr.reach", "dcr.tls", "dcr.token", "dcr.role", "dcr.rule", "identity.token"})
-"""What is wrong with one stream and then with every other."""
+_OF_A_STREAM: Final = frozenset({"dcr.stream"})
+"""What may be wrong with one stream and not with another; anything else is wrong with all."""
 
 
 def ingestion_findings(
@@ -41,7 +42,7 @@ def ingestion_findings(
                 accepted += 1
                 continue
             yield found
-            if found.id in _OF_THE_RULE:
+            if found.id not in _OF_A_STREAM:
                 break
         if answer.served_at:
             yield from our_clock(destination.name, answer.served_at, now())
@@ -53,7 +54,9 @@ def _judged(destination: DestinationSettings, rule: str, stream: str, answer: An
     """What an answer says; None when all is well."""
     if answer.status <= 0:
         if answer.message.startswith("no token"):
-            return wrong("identity.token", rule, answer.message)
+            return wrong(
+                kind_of(answer.message), rule, f"no token: {in_short(answer.message.removeprefix('no token: '))}"
+            )
         word = unreachable(answer.message)
         return wrong("dcr.tls" if word == "tls" else "dcr.reach", destination.endpoint, WORDS[word])
     seen = f"{answer.status}: {answer.message}"

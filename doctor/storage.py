@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from doctor.clocks import our_clock
 from doctor.findings import Finding, fine, wrong
+from doctor.identity import in_short, kind_of
 from doctor.reach import WORDS, unreachable
 from sentinel.ingestion import kinds_of
 
@@ -144,7 +145,7 @@ def _judged(subject: str, step: str, error: Exception) -> Finding:
 
     if not isinstance(error, HttpResponseError) or error.status_code is None:
         if isinstance(error, ClientAuthenticationError):
-            return wrong("identity.token", subject, f"{step}: no token: {error}")
+            return wrong(kind_of(str(error)), subject, f"{step}: no token: {in_short(str(error))}")
         word = unreachable(kinds_of(error))
         return wrong("storage.reach", subject, f"{step}: {WORDS[word]}")
     told = getattr(error, "error_code", None) or ""

@@ -294,7 +294,7 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
         app = urls["app"]
         console.print(
             f'\n  curl -X POST {app}/api/loads -H \'Content-Type: application/json\' -d \'{{"source": "device42", "mode": "full"}}\''
-            f"\n  curl {app}/api/loads\n  curl {app}/runtime/webhooks/durabletask/instances/load-device42",
+            f"\n  curl {app}/api/loads\n  curl {app}/api/health\n  curl {app}/runtime/webhooks/durabletask/instances/load-device42",
             highlight=False,
             soft_wrap=True,
         )

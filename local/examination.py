@@ -6,6 +6,7 @@ Invariant: the very checks that `GET /api/health` makes, on clients that `functi
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def examined(environment: Mapping[str, str], sources: Sequence[str]) -> Report:
     """The report on an installation with these settings."""
     from function_app import installation
 
+    # It logs what the findings say, at length.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     return examination(installation(environment), sources)
 
 

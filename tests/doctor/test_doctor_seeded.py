@@ -66,10 +66,6 @@ def expired_secret(ward: Any) -> None:
     ward.changes["credential"] = lambda _: Expired()
 
 
-def no_token_to_send(ward: Any) -> None:
-    ward.emulator.control("identity", {"refusal": "AADSTS700016: the application was not found in the directory"})
-
-
 def read_only_storage(ward: Any) -> None:
     """A signature that allows to read and list only."""
     parts = dict(part.split("=", 1) for part in ward.environment["STAGING_CONNECTION_STRING"].split(";") if part)
@@ -118,7 +114,7 @@ SEEDED: dict[str, tuple[Seed, dict[str, str]]] = {
     "http instead of https": (setting(WORKSPACE_RESOURCE_ID="", DCR_RESOURCE_ID="", INGESTION_ENDPOINT="http://dce.invalid"), {"settings.wrong": "must begin with https://", "dcr.reach": "does not resolve"}),
     "a misspelled setting": (misspelled, {"settings.unknown": "DELTA_SCHEDULE is read", "settings.schedule": "not set"}),
     "a bad schedule": (setting(FULL_SCHEDULE="0 2 * * 6"), {"settings.schedule": "six fields"}),
-    "a secret that is not resolved": (setting(DEVICE42_PASSWORD="@Microsoft.KeyVault(VaultName=v;SecretName=s)"), {"settings.secret": "did not resolve", "product.key": "does not accept"}),
+    "a secret that is not resolved": (setting(DEVICE42_PASSWORD="@Microsoft.KeyVault(VaultName=v;SecretName=s)"), {"settings.secret": "did not resolve"}),
     "half a product": (setting(DEVICE42_PASSWORD=""), {"settings.product": "DEVICE42_PASSWORD missing"}),
     "a proxy": (setting(HTTPS_PROXY="http://user:canary-proxy@proxy.invalid:8080"), {"transport.proxy": "go through a proxy"}),
     "a certificate file that is not there": (setting(REQUESTS_CA_BUNDLE="/nowhere/ca.pem"), {"transport.certificates": "not there"}),
@@ -128,7 +124,7 @@ SEEDED: dict[str, tuple[Seed, dict[str, str]]] = {
     "another cloud's audience": (setting(INGESTION_AUDIENCE="https://graph.example.com"), {"dcr.token": "401"}),
     "a token for something else": (identity(audience="https://vault.azure.net"), {"identity.audience": "'https://vault.azure.net'", "dcr.token": "401"}),
     "another tenant": (setting(AZURE_TENANT_ID="22222222-2222-2222-2222-222222222222"), {"identity.tenant": "of tenant 11111111"}),
-    "a tenant that there is not": (identity(refusal="AADSTS90002: Tenant 'x' not found."), {"identity.tenant": "AADSTS90002", "identity.token": "no token"}),
+    "a tenant that there is not": (identity(refusal="AADSTS90002: Tenant 'x' not found."), {"identity.tenant": "no token: AADSTS90002"}),
     "an expired secret": (expired_secret, {"identity.secret": "are expired"}),
     "an expired token": (identity(lifetime_s=-60), {"identity.expiry": "has expired", "dcr.token": "401"}),
     "no role on the rule": (identity(oid="no-access"), {"dcr.role": "does not have access"}),
@@ -210,6 +206,13 @@ def test_a_proxy_that_refuses_is_told(ward: Any, monkeypatch: pytest.MonkeyPatch
     assert found["dcr.reach"] == "the proxy does not let us through"
     assert found["storage.reach"].endswith("the proxy does not let us through")
     assert "product.reach" not in found
+
+
+def test_a_reference_is_not_sent_as_a_key(ward: Any) -> None:
+    """It names the vault, and the product would count a failed login."""
+    ward.environment["DEVICE42_PASSWORD"] = "@Microsoft.KeyVault(VaultName=v;SecretName=s)"
+    ward.troubles("device42")
+    assert ward.simulator.stats.requests == 0
 
 
 def test_a_wrong_key_is_tried_once(ward: Any) -> None:
