@@ -1,4 +1,4 @@
-"""The command line: `python -m local run | query | verify | watchlist | doctor | serve`. The same app as in Azure, on embedded parts.
+"""The command line: `python -m local run | query | hunt | rules | alerts | verify | watchlist | doctor | serve`. The same app as in Azure, on embedded parts.
 
 Invariant: exit code 0 only for a complete run; nothing is left running when a command ends.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from local import show
+from local import detections_commands, show
 from local.azurite import is_installed
 from local.durable.kill_at import KillAt
 from local.examination import SettingsFileError
@@ -121,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     query.add_argument("--keep", type=Path, metavar="DIR", help="the load to ask (default: the last one)")
     query.add_argument("--limit", type=int, default=50, help="rows to print")
     query.add_argument("--json", type=Path, metavar="FILE", help="write all rows as JSON")
+    detections_commands.add_parsers(commands)
     watchlist = commands.add_parser("watchlist", help="the critical assets of the last run, as a Sentinel watchlist")
     watchlist.add_argument(
         "--keep", type=Path, metavar="DIR", help="the load to take them from (default: the last one)"
@@ -163,6 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "run": _run,
             "serve": _serve,
             "query": _query,
+            "hunt": _ask_content,
+            "rules": _ask_content,
+            "alerts": _ask_content,
             "verify": _verify,
             "watchlist": _watchlist,
             "doctor": _doctor,
@@ -351,6 +355,10 @@ def _watchlist(options: argparse.Namespace, console: Console) -> int:
     options.out.write_text(text, encoding="utf-8")
     console.print(f"{options.out}: {max(len(text.splitlines()) - 1, 0)} items of {ALIAS}", highlight=False)
     return 0
+
+
+def _ask_content(options: argparse.Namespace, console: Console) -> int:
+    return detections_commands.COMMANDS[options.command](_kept(options) / "sentinel", options, console)
 
 
 def _query(options: argparse.Namespace, console: Console) -> int:

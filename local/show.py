@@ -144,13 +144,13 @@ def result(
     for column, is_number in zip(columns, numeric, strict=True):
         table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if is_number else "left")
     for row in every[:limit]:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(cell(value) for value in row))
     console.print(table)
     if len(every) > limit:
         console.print(f"… and {len(every) - limit:,} more rows")
 
 
-def _cell(value: Any) -> Text:
+def cell(value: Any) -> Text:
     if value is None:
         return Text("")
     if isinstance(value, bool):

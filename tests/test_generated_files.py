@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sentinel.content.detections import rules
 from sentinel.reference import ROOT, files, folders, write
 from sentinel.tables import BY_NAME, STREAMS, TABLES
 
@@ -70,6 +71,49 @@ def test_a_changed_column_shows_wherever_it_matters(copy: Path, old: str, new: s
     assert all(any(part in name for name in written) for part in changed)
     assert all(any(part in name for part in changed) for name in written)
     assert generate(copy) == ["nothing to do"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "old", "new", "changed"),
+    [
+        ("rules", "CriticalAssetVanished", "queryFrequency: 6h", "queryFrequency: 3h", "infra/generated/rules.json"),
+        ("hunting", "OrphanFindings", "version: 1.0.0", "version: 1.0.1", ""),
+        ("hunting", "OrphanFindings", "FindingStatus == 'Open'", "FindingStatus != 'Fixed'", "infra/generated/hunting.json"),
+    ],
+    ids=["schedule", "what is not deployed", "query"],
+)  # fmt: skip
+def test_a_changed_detection_shows_in_what_is_deployed(
+    copy: Path, folder: str, file: str, old: str, new: str, changed: str
+) -> None:
+    """And in nothing else."""
+    path = copy / "sentinel" / "content" / folder / f"{file}.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    assert generate(copy) == [changed or "nothing to do"]
+
+
+def test_a_rule_is_deployed_in_the_api_s_spelling() -> None:
+    """ISO durations, operators in words, incidents unless told otherwise; `enabled` is the template's."""
+    deployed = {one["file"]: one for one in json.loads(files()["infra/generated/rules.json"])}
+    vanished = deployed["CriticalAssetVanished"]["properties"]
+    assert (vanished["queryFrequency"], vanished["queryPeriod"]) == ("PT6H", "P14D")
+    assert (vanished["triggerOperator"], vanished["triggerThreshold"]) == ("GreaterThan", 0)
+    assert vanished["incidentConfiguration"] == {"createIncident": True}
+    grouped = deployed["InventoryStaleOrIncomplete"]["properties"]["incidentConfiguration"]
+    assert grouped["groupingConfiguration"]["lookbackDuration"] == "P3D"
+    assert all("enabled" not in one["properties"] for one in deployed.values())
+    for one in rules():
+        made = deployed[one.file]["properties"]
+        assert (deployed[one.file]["id"], made["displayName"], made["query"]) == (
+            one.document["id"],
+            one.name,
+            one.query,
+        )
+    for entry in json.loads(files()["infra/generated/hunting.json"]):
+        tags = {tag["name"]: tag["value"] for tag in entry["properties"]["tags"]}
+        assert set(tags) == {"description", "tactics", "techniques"}
+        assert all(tags.values())
 
 
 def test_leftovers_go(copy: Path) -> None:

@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store directory of the emulator after a full load of each product; do not write to it."""
     directory = tmp_path_factory.mktemp("loaded")
-    with Stack(directory, ["--assets", "300", "--findings", "600", "--seed", "1"]) as stack:
+    with Stack(directory, ["--assets", "900", "--findings", "900", "--seed", "1"]) as stack:
         for source in SOURCES:
             assert run_load(stack, source, "full", lambda _: None).status == "complete"
     return directory / "sentinel"

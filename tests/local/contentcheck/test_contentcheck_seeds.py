@@ -18,11 +18,6 @@ RULE = "AlertOnCriticalOrUnderProtectedAsset"
 QUERY = "InternetFacingWithoutEdr"
 
 
-def test_what_is_shipped_has_no_finding() -> None:
-    """Rules and hunting queries; the tests of kqlcheck say so of functions and transformations."""
-    assert contentcheck.examine(rules(), hunting()) == []
-
-
 def _put(**more: Any) -> Callable[[Document], None]:
     return lambda document: document.update(more)
 
@@ -106,52 +101,57 @@ SEEDS_OF_HUNTING: dict[str, tuple[Callable[[Document], None], str]] = {
 }
 
 
+def _seeded(
+    kind: str, original: Detection, seeds: dict[str, tuple[Callable[[Document], None], str]]
+) -> list[Detection]:
+    """A copy of the original per seed, under an id and a name of its own unless the seed is about these."""
+    made = []
+    for number, (name, (change, _)) in enumerate(seeds.items()):
+        document = copy.deepcopy(original.document)
+        own = {"id": f"{number:08x}{document['id'][8:]}", "name": f"CAASM - {kind} {number}"}
+        document.update(own)
+        change(document)
+        made.append(Detection(f"{kind}: {name}", document))
+    return made
+
+
 @pytest.fixture(scope="module")
-def found() -> dict[tuple[str, str], list[Finding]]:
-    """Per seed the findings, with the language service started once: each seed is a copy of its file under a name of its own."""
-    seeded = {}
-    for kind, seeds, (original,) in (
-        ("rule", SEEDS, [one for one in rules() if one.file == RULE]),
-        ("hunting", SEEDS_OF_HUNTING, [one for one in hunting() if one.file == QUERY]),
-    ):
-        for number, (name, (change, _)) in enumerate(seeds.items()):
-            document = copy.deepcopy(original.document)
-            change(document)
-            # Only what a seed leaves alone may tell the copies apart.
-            document["id"] = (
-                document["id"] if document["id"] != original.document["id"] else f"{number:08x}{document['id'][8:]}"
-            )
-            document["name"] = (
-                document["name"] if document["name"] != original.document["name"] else f"CAASM - {kind} {number}"
-            )
-            seeded[kind, name] = Detection(f"{kind} {name}", document)
-    others = [one for one in rules() if one.file != RULE]
-    every = contentcheck.examine(
-        [*others, *(one for (kind, _), one in seeded.items() if kind == "rule")],
-        [one for (kind, _), one in seeded.items() if kind == "hunting"],
+def findings() -> list[Finding]:
+    """Of what is shipped and of every seed, with the language service started once."""
+    (rule,) = (one for one in rules() if one.file == RULE)
+    (query,) = (one for one in hunting() if one.file == QUERY)
+    return contentcheck.examine(
+        [*rules(), *_seeded("rule", rule, SEEDS)], [*hunting(), *_seeded("hunting", query, SEEDS_OF_HUNTING)]
     )
-    names = {one.file: key for key, one in seeded.items()}
-    sorted_out: dict[tuple[str, str], list[Finding]] = {key: [] for key in seeded}
-    for finding in every:
-        owner = (
-            finding.query
-            if finding.query != "content"
-            else next(file for file in names if finding.message.startswith(f"{file} has"))
-        )
-        sorted_out[names[owner]].append(finding)
-    return sorted_out
+
+
+def _about(findings: list[Finding], file: str) -> str:
+    """Findings of a file, also those of ids and names that it shares."""
+    return "\n".join(str(one) for one in findings if one.query == file or one.message.startswith(f"{file} has"))
+
+
+def test_what_is_shipped_has_no_finding(findings: list[Finding]) -> None:
+    """Rules and hunting queries; the tests of kqlcheck say so of functions and transformations."""
+    assert [_about(findings, one.file) for one in (*rules(), *hunting()) if _about(findings, one.file)] == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_mistake_in_a_rule_is_found(found: dict[tuple[str, str], list[Finding]], seed: str) -> None:
+def test_a_mistake_in_a_rule_is_found(findings: list[Finding], seed: str) -> None:
     """Its finding says what is wrong."""
-    assert SEEDS[seed][1] in "\n".join(map(str, found["rule", seed]))
+    assert SEEDS[seed][1] in _about(findings, f"rule: {seed}")
 
 
 @pytest.mark.parametrize("seed", SEEDS_OF_HUNTING)
-def test_a_mistake_in_a_hunting_query_is_found(found: dict[tuple[str, str], list[Finding]], seed: str) -> None:
+def test_a_mistake_in_a_hunting_query_is_found(findings: list[Finding], seed: str) -> None:
     """Its finding says what is wrong."""
-    assert SEEDS_OF_HUNTING[seed][1] in "\n".join(map(str, found["hunting", seed]))
+    assert SEEDS_OF_HUNTING[seed][1] in _about(findings, f"hunting: {seed}")
+
+
+def test_an_unchanged_copy_has_no_finding() -> None:
+    """So that what the seeds find is the seeds'."""
+    (rule,) = (one for one in rules() if one.file == RULE)
+    (same,) = _seeded("rule", rule, {"same": (lambda _: None, "")})
+    assert templates.problems(same, rule=True) == []
 
 
 def test_a_column_that_the_contract_renames_is_missed() -> None:
