@@ -338,9 +338,12 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 
 def _kept(options: argparse.Namespace) -> Path:
     """The folder of the load that a command asks. Raises StackError when there is none."""
+    from local.sentinel.spool import recover
+
     directory = options.keep or (Path(json.loads(LAST.read_text())["directory"]) if LAST.exists() else None)
     if directory is None or not (directory / "sentinel").exists():
         raise StackError("there is no load to ask: run one first, or name it with --keep DIR")
+    recover(Path(directory) / "sentinel")
     return Path(directory)
 
 

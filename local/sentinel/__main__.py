@@ -13,7 +13,7 @@ from aiohttp import web
 
 from local.sentinel.answers import DEFAULT_DCR
 from local.sentinel.app import Emulator, Options
-from local.sentinel.store import BUFFER_BYTES
+from local.sentinel.spool import FILE_BYTES
 from local.sentinel.wire import BYTES_PER_MINUTE, REQUESTS_PER_MINUTE
 
 
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--denied-token", action="append", default=[], help="a token without access to the rule (403)")
     parser.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, help="0 for no limit")
     parser.add_argument("--bytes-per-minute", type=int, default=BYTES_PER_MINUTE, help="0 for no limit")
-    parser.add_argument("--buffer-bytes", type=int, default=BUFFER_BYTES, help="rows held in memory before a file")
+    parser.add_argument("--file-bytes", type=int, default=FILE_BYTES, help="of rows decoded together into one file")
     parser.add_argument("--lean", action="store_true", help="with the transformations that drop long texts")
     parser.add_argument("--faults", type=json.loads, default={}, help="JSON, as POST /_control/faults takes it")
     return parser
@@ -55,7 +55,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
             denied_tokens=arguments.denied_token or ["no-access"],
             requests_per_minute=arguments.requests_per_minute,
             bytes_per_minute=arguments.bytes_per_minute,
-            buffer_bytes=arguments.buffer_bytes,
+            file_bytes=arguments.file_bytes,
             faults=arguments.faults,
             lean=arguments.lean,
         )

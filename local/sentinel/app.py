@@ -1,6 +1,6 @@
 """The emulator as one aiohttp application: ingestion, queries, control; everything on the event loop but decoding, writing and querying.
 
-A query flushes first, so it sees every row that was accepted before it.
+A query waits until all that was accepted before it is in the tables, where the service would have it wait some minutes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from local.sentinel.ingestion import Ingestion, Rule
 from local.sentinel.query import QueryError, Workspace
 from local.sentinel.resources import Drift, Resources
 from local.sentinel.results import as_response
+from local.sentinel.spool import FILE_BYTES, Spool
 from local.sentinel.stats import Stats
-from local.sentinel.store import BUFFER_BYTES, Store
+from local.sentinel.store import Store
 from local.sentinel.timespan import parse_timespan
 from local.sentinel.wire import BODY_LIMIT, BYTES_PER_MINUTE, REQUESTS_PER_MINUTE, LimitMode, Quota
 from sentinel.tables import TABLES, Table
 
 IDLE_S = 1.0
-"""Rows that nobody has added to for this long are written."""
+"""Bodies are decoded when none has come for this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Options:
     denied_tokens: Sequence[str] = ("no-access",)
     requests_per_minute: int = REQUESTS_PER_MINUTE
     bytes_per_minute: int = BYTES_PER_MINUTE
-    buffer_bytes: int = BUFFER_BYTES
+    file_bytes: int = FILE_BYTES
     faults: Mapping[str, Any] = field(default_factory=dict)
     tables: Sequence[Table] = TABLES
     lean: bool = False
@@ -56,19 +57,19 @@ class Emulator:
 
     def __init__(self, options: Options) -> None:
         options.store.mkdir(parents=True, exist_ok=True)
-        self._store = Store(options.store, buffer_bytes=options.buffer_bytes)
+        streams = flows(options.tables, lean=options.lean)
         self._workspace = Workspace(options.store, tables=options.tables)
         self._faults = Faults(options.faults)
         self._stats = Stats()
+        self._spool = Spool(Store(options.store), streams, self._stats.ingested, file_bytes=options.file_bytes)
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
         self._quotas: dict[str, Quota] = {}
         self._limit(options.requests_per_minute, options.bytes_per_minute, options.dcrs)
-        streams = flows(options.tables, lean=options.lean)
         self.identity = Identity()
         self.resources = Resources(options.dcrs, streams, options.tables)
         self._ingestion = Ingestion(
             Rule(options.dcrs, streams, options.limit, options.denied_tokens),
-            self._store,
+            self._spool,
             self._faults,
             self._quotas,
             self._stats,
@@ -103,14 +104,14 @@ class Emulator:
         with suppress(asyncio.CancelledError):
             await idle
         self._executor.shutdown()
-        self._store.flush()
+        self._spool.close()
 
     async def _flush_when_idle(self) -> None:
         while True:
             await asyncio.sleep(IDLE_S / 4)
-            idle_s = self._store.idle_s()
+            idle_s = self._spool.idle_s()
             if idle_s is not None and idle_s >= IDLE_S:
-                await asyncio.to_thread(self._store.flush)
+                await asyncio.to_thread(self._spool.drain)
 
     async def _query(self, request: web.Request) -> web.Response:
         if not request.headers.get("Authorization", "").lower().startswith("bearer "):
@@ -129,7 +130,7 @@ class Emulator:
         return web.json_response(answer)
 
     def _answer(self, query: str, interval: Any) -> dict[str, Any]:
-        self._store.flush()
+        self._spool.drain()
         return as_response(self._workspace.query(query, timespan=interval))
 
     async def _token(self, request: web.Request) -> web.Response:
@@ -152,6 +153,7 @@ class Emulator:
         return web.json_response({})
 
     async def _show_stats(self, _request: web.Request) -> web.Response:
+        await asyncio.to_thread(self._spool.drain)
         return web.json_response({**self._stats.summary(), "faults": dict(self._faults.counts)})
 
     async def _set_faults(self, request: web.Request) -> web.Response:
@@ -193,5 +195,5 @@ class Emulator:
         return web.json_response({})
 
     async def _flush(self, _request: web.Request) -> web.Response:
-        await asyncio.to_thread(self._store.flush)
+        await asyncio.to_thread(self._spool.drain)
         return web.json_response({})

@@ -1,6 +1,6 @@
 """The Logs Ingestion API: `POST /dataCollectionRules/{immutableId}/streams/{stream}`.
 
-An answer of 204 means that the rows are in the store's buffer, not in a file, as the service promises acceptance and not storage.
+An answer of 204 means that the body is in the spool: its rows are in no table yet, as the service promises acceptance and not ingestion.
 Requests are counted and given their faults in the order of their arrival, so a sequential client meets the same faults in every run.
 """
 
@@ -15,12 +15,11 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from local.sentinel import answers
-from local.sentinel.decode import Received, decode
 from local.sentinel.faults import Faults
 from local.sentinel.flows import Flow
 from local.sentinel.identity import admit
+from local.sentinel.spool import Kept, Spool, rows_in
 from local.sentinel.stats import Stats
-from local.sentinel.store import Store
 from local.sentinel.wire import BODY_LIMIT, LimitMode, Quota, plain_body
 
 
@@ -35,13 +34,13 @@ class Rule:
 
 
 class Ingestion:
-    """The one handler, with what it needs: the rules, the store, the faults, the counters, and threads to decode in. `quotas`: of each rule."""
+    """The one handler, with what it needs: the rules, the spool, the faults, the counters, and threads to unpack in. `quotas`: of each rule."""
 
     def __init__(
-        self, rule: Rule, store: Store, faults: Faults, quotas: Mapping[str, Quota], stats: Stats, executor: Executor
+        self, rule: Rule, spool: Spool, faults: Faults, quotas: Mapping[str, Quota], stats: Stats, executor: Executor
     ) -> None:
         self._rule = rule
-        self._store = store
+        self._spool = spool
         self._faults = faults
         self._quotas = quotas
         self._stats = stats
@@ -92,33 +91,27 @@ class Ingestion:
         raise refusal
 
     async def _take(self, request: web.Request) -> None:
-        flow = self._admit(request)
+        self._admit(request)
         wire = await _read(request)
         if not wire:
             raise answers.empty_body()
         encoding = request.headers.get("Content-Encoding", "").strip().lower()
         loop = asyncio.get_running_loop()
-        received, body_bytes = await loop.run_in_executor(self._executor, self._work, wire, encoding, flow)
+        body_bytes = await loop.run_in_executor(
+            self._executor, self._work, wire, encoding, request.match_info["stream"]
+        )
         self._quotas[request.match_info["dcr"]].add_bytes(body_bytes)
         self._stats.rules[request.match_info["dcr"]] += 1
-        self._stats.accepted(
-            flow.table.name,
-            received.batch.num_rows,
-            received.counts,
-            body=body_bytes,
-            wire=len(wire),
-            fast=received.fast,
-        )
+        self._stats.accepted(body=body_bytes, wire=len(wire))
 
-    def _work(self, wire: bytes, encoding: str, flow: Flow) -> tuple[Received, int]:
+    def _work(self, wire: bytes, encoding: str, stream: str) -> int:
         body = plain_body(wire, encoding, self._rule.limit)
-        apply = flow.transform.apply if flow.transform is not None else None
-        received = decode(body, flow.declared, datetime.now(UTC).replace(tzinfo=None), apply)
-        self._store.add(flow.table.name, received.batch)
-        return received, len(body)
+        rows_in(body)
+        self._spool.add(Kept(stream, datetime.now(UTC).replace(tzinfo=None), encoding, wire), len(body))
+        return len(body)
 
-    def _admit(self, request: web.Request) -> Flow:
-        """The flow that the request is for; raises the Refusal that its line and headers deserve."""
+    def _admit(self, request: web.Request) -> None:
+        """Raises the Refusal that the request's line and headers deserve."""
         version = request.query.get("api-version", "")
         if version not in answers.API_VERSIONS:
             raise answers.bad_version(version)
@@ -131,15 +124,13 @@ class Ingestion:
         if admit(token.strip()) in self._rule.denied_tokens:
             raise answers.forbidden(dcr)
         stream = request.match_info["stream"]
-        flow = self._rule.streams.get(stream)
-        if flow is None:
+        if stream not in self._rule.streams:
             raise answers.no_such_stream(stream)
         if request.content_type != "application/json" or "Content-Type" not in request.headers:
             raise answers.bad_content_type(request.headers.get("Content-Type", ""))
         throttled = self._quotas[dcr].admit()
         if throttled is not None:
             raise throttled
-        return flow
 
 
 async def _read(request: web.Request) -> bytes:

@@ -1,10 +1,13 @@
-"""What the emulator has seen since it started, for benches and tests: counted on the event loop only, so no lock is needed."""
+"""What the emulator has seen since it started, for benches and tests: requests on the event loop, their rows when they are decoded."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any
 
+from local.sentinel.decode import Received
+from local.sentinel.flows import Flow
 from local.sentinel.rules import Counts
 
 _EDGES = (1_024, 16_384, 131_072, 524_288, 917_504, 996_147, 1_027_605, 1_048_576, 8_388_608, 52_428_800)
@@ -25,25 +28,35 @@ class Stats:
         self._largest = 0
         self._accepted = 0
         self._fast = 0
+        self._undecodable = 0
+        self._lock = threading.Lock()
 
     def answered(self, status: int | str) -> None:
         """Count an ingestion request by its status, or by how its connection was dropped."""
         self._statuses[str(status)] += 1
 
-    def accepted(self, table: str, rows: int, counts: Counts, *, body: int, wire: int, fast: bool) -> None:
-        """Count a body whose rows were taken, whether or not the client was told so."""
+    def accepted(self, *, body: int, wire: int) -> None:
+        """Count a body that was taken, whether or not the client was told so."""
         self._accepted += 1
-        self._rows[table] += rows
         self._bytes_body += body
         self._bytes_wire += wire
         self._largest = max(self._largest, body)
         self._sizes[next((edge for edge in _EDGES if body <= edge), _EDGES[-1] + 1)] += 1
-        self._fast += fast
-        self._changes.dropped += counts.dropped
-        self._changes.nulled += counts.nulled
-        self._changes.cut += counts.cut
-        self._changes.time_replaced += counts.time_replaced
-        self._changes.filtered += counts.filtered
+
+    def ingested(self, flow: Flow, received: Received | None) -> None:
+        """Count the rows of a body, once they are decoded; from any thread."""
+        with self._lock:
+            if received is None:
+                self._undecodable += 1
+                return
+            self._rows[flow.table.name] += received.batch.num_rows
+            self._fast += received.fast
+            counts = received.counts
+            self._changes.dropped += counts.dropped
+            self._changes.nulled += counts.nulled
+            self._changes.cut += counts.cut
+            self._changes.time_replaced += counts.time_replaced
+            self._changes.filtered += counts.filtered
 
     def summary(self) -> dict[str, Any]:
         """All counters as one JSON object; body sizes are decompressed bytes, `body_sizes` counts bodies up to each size."""
@@ -51,6 +64,7 @@ class Stats:
             "requests": self._statuses.total(),
             "accepted_requests": self._accepted,
             "fast_path_requests": self._fast,
+            "undecodable_requests": self._undecodable,
             "rules": dict(self.rules),
             "statuses": dict(self._statuses),
             "bytes_body": self._bytes_body,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ class Store:
         self._pending: dict[str, list[pa.RecordBatch]] = defaultdict(list)
         self._held = 0
         self._last_add = clock()
-        self._next = 1 + max((int(path.stem) for path in directory.glob("*/*.parquet")), default=0)
+        self._next = self.next_number()
         for leftover in directory.glob("*/*.tmp"):
             leftover.unlink()
 
@@ -64,22 +64,42 @@ class Store:
                 self._write(table, batches)
 
     def _write(self, table: str, batches: list[pa.RecordBatch]) -> None:
-        by_schema: dict[tuple[str, ...], list[pa.RecordBatch]] = defaultdict(list)
-        for batch in batches:
-            if batch.num_rows:
-                by_schema[tuple(str(kind) for kind in batch.schema.types)].append(batch)
-        folder = self.directory / table
-        folder.mkdir(parents=True, exist_ok=True)
-        for alike in by_schema.values():
-            path = folder / f"{self._next:08d}.parquet"
+        for alike in _by_schema(batches):
+            path = self.directory / table / f"{self._next:08d}.parquet"
             self._next += 1
-            unfinished = path.with_suffix(".tmp")
-            # Dictionaries and statistics would cost half of the time and the queries here scan anyway.
-            pq.write_table(
-                pa.Table.from_batches(alike),
-                unfinished,
-                compression="lz4",
-                use_dictionary=False,
-                write_statistics=["TimeGenerated"],
-            )
-            unfinished.rename(path)
+            _write_file(path, alike)
+
+    def next_number(self, others: Iterable[int] = ()) -> int:
+        """A number that no file has, nor any of the others."""
+        return 1 + max((*others, *(int(path.stem[:8]) for path in self.directory.glob("*/*.parquet"))), default=0)
+
+    def write(self, stem: str, received: Iterable[tuple[str, pa.RecordBatch]]) -> None:
+        """Write batches with their tables' names as files whose names begin with `stem`; written again, they replace themselves."""
+        tables: dict[str, list[pa.RecordBatch]] = defaultdict(list)
+        for table, batch in received:
+            tables[table].append(batch)
+        for table, batches in tables.items():
+            for number, alike in enumerate(_by_schema(batches)):
+                _write_file(self.directory / table / f"{stem}-{number}.parquet", alike)
+
+
+def _by_schema(batches: Iterable[pa.RecordBatch]) -> list[list[pa.RecordBatch]]:
+    found: dict[tuple[str, ...], list[pa.RecordBatch]] = defaultdict(list)
+    for batch in batches:
+        if batch.num_rows:
+            found[tuple(str(kind) for kind in batch.schema.types)].append(batch)
+    return list(found.values())
+
+
+def _write_file(path: Path, batches: list[pa.RecordBatch]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    # Dictionaries and statistics would cost half of the time and the queries here scan anyway.
+    pq.write_table(
+        pa.Table.from_batches(batches),
+        unfinished,
+        compression="lz4",
+        use_dictionary=False,
+        write_statistics=["TimeGenerated"],
+    )
+    unfinished.rename(path)

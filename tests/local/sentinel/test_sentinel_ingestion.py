@@ -22,6 +22,7 @@ from azure.monitor.ingestion import LogsIngestionClient
 from local.sentinel.answers import DEFAULT_DCR as DCR
 from local.sentinel.process import ROOT, LoopbackCredential, Server
 from local.sentinel.process import STREAM as ASSETS_STREAM
+from local.sentinel.spool import recover
 from sentinel.tables import ASSETS
 
 LIMIT = 1_048_576
@@ -279,11 +280,43 @@ def test_idle_rows_are_written_without_being_asked_for(launch: Callable[..., Ser
     assert server.start_s < 5
 
 
-def test_a_small_buffer_is_written_as_it_fills(launch: Callable[..., Server]) -> None:
-    """The buffer's bound holds without any flush: rows are in files as soon as it is reached."""
-    server = launch("--buffer-bytes", "1")
+def test_what_was_accepted_outlives_a_kill(launch: Callable[..., Server], tmp_path: Path) -> None:
+    """A body that was answered 204 and decoded by nobody is in its table after a restart, or for whoever reads the directory, once."""
+    store = tmp_path / "kept"
+    for key in ("first", "second"):
+        server = launch(store=store)
+        assert server.ingest(b'[{"AssetId":"%s"}]' % key.encode()).status == 204
+        assert server.stop(9) == -9
+        assert list(store.glob("spool/*.bodies"))
+        recover(store)
+        recover(store)
+        assert not list(store.glob("spool/*.bodies"))
+    frame = pl.concat(pl.read_parquet(path) for path in sorted((store / ASSETS.name).glob("*.parquet")))
+    assert frame["AssetId"].to_list() == ["first", "second"]
+
+
+def test_a_body_that_was_being_written_is_none(launch: Callable[..., Server], tmp_path: Path) -> None:
+    """Half a body behind a whole one was never accepted; a file that is decoded again replaces what it gave before."""
+    store = tmp_path / "kept"
+    server = launch(store=store)
+    assert server.ingest(b'[{"AssetId":"whole"}]').status == 204
+    assert server.stop(9) == -9
+    (bodies,) = store.glob("spool/*.bodies")
+    whole = bodies.read_bytes()
+    bodies.write_bytes(whole + whole[:-3])
+    recover(store)
+    bodies.write_bytes(whole)
+    recover(store)
+    (file,) = (store / ASSETS.name).glob("*.parquet")
+    assert pl.read_parquet(file)["AssetId"].to_list() == ["whole"]
+
+
+def test_files_of_the_spool_are_bounded(launch: Callable[..., Server]) -> None:
+    """A file ends with the body that fills it, so no more than that is decoded at a time."""
+    server = launch("--file-bytes", "1")
     for _ in range(3):
         assert server.ingest(CHUNK).status == 204
+    server.control("flush", {})
     assert len(list((server.store / ASSETS.name).glob("*.parquet"))) == 3
 
 
