@@ -49,11 +49,11 @@ def _identity(name: str) -> msgspec.json.Decoder[Any]:
 
 
 def _key(record: msgspec.Raw, name: str) -> str:
-    """A short text that stands for the record's key, or for the whole record where it has none."""
+    """A short text that stands for the record's key; empty where it has none."""
     try:
         identity = bytes(_identity(name).decode(record).key)
     except msgspec.DecodeError:
-        identity = bytes(record)
+        return ""
     return hashlib.blake2b(identity, digest_size=6).hexdigest()
 
 
@@ -105,11 +105,12 @@ class Overlapping:
         cursors: list[JsonDict] = [{"at": 0}]
         for start, answer in zip(self._starts(answers[0], lanes)[1:], answers[1:], strict=True):
             records, total = self._counted(answer)
-            anchors = [_key(record, self.key) for record in records]
+            keys = [_key(record, self.key) for record in records]
+            anchors = [key for key in keys if key]
             if not anchors:
                 break
-            # A server that caps pages gave fewer: the boundary is where they end.
-            boundary = start - self._boundary + len(anchors)
+            # Behind the last anchor: a server that caps pages gave fewer records, and what has no key is no anchor.
+            boundary = start - self._boundary + len(keys) - keys[::-1].index(anchors[-1])
             cursors[-1] |= {"end": boundary, "until": anchors}
             cursors.append({"at": boundary, "anchors": anchors, "total": total})
         return Start(cursors, self._counted(answers[0])[1])
@@ -248,7 +249,8 @@ class Overlapping:
         self, now: JsonDict, window: _Window, records: Sequence[msgspec.Raw], first: int, total: int | None
     ) -> Parsed:
         """The records from `first` on, and the cursor behind them."""
-        behind_page = window.first + len(records)
+        # What a page has beyond its size is no part of the list's order.
+        behind_page = window.first + min(len(records), window.size)
         following = {**now, "back": False, "confirm": False}
         if len(records) < window.size and first == 0:
             # The server caps the size, or this was all: a page number counts pages of what it really gives.
@@ -257,7 +259,8 @@ class Overlapping:
         if met == "ended":
             return Parsed(taken, {**following, "ended": True}, total)
         if taken:
-            keys = [_key(record, self.key) for record in taken[-ANCHORS:]]
+            # What has no key is no anchor: it may be anywhere.
+            keys = [key for record in taken[-2 * ANCHORS :] if (key := _key(record, self.key))]
             following |= {"anchors": [*now.get("anchors", []), *keys][-ANCHORS:], "at": behind_page}
         else:
             # A page that is full of what is known goes on; one that is not was the last: what is behind it must be empty.
