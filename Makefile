@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 SIZES ?= 10000 100000 1000000
 
-.PHONY: run test bench lint types infra package check generate serve lock clean
+.PHONY: run test bench lint types infra package solution check generate serve lock clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -50,6 +50,9 @@ package: $(VENV)/.local    ## build/app.zip, what is deployed; PROVIDER=schedule
 	@$(PY) -m infra.package --provider $(or $(PROVIDER),storage)
 
 check: lint types infra test  ## what has to be green before a commit
+
+solution: $(VENV)/.local   ## build/solution, the Sentinel content as a solution package and for Sentinel Repositories
+	@$(PY) -m infra.solution
 
 generate: $(VENV)/.local   ## what is made from the table contract
 	@$(PY) -m sentinel.reference

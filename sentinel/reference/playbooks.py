@@ -83,9 +83,9 @@ CAASM_Exposure(14d, true)
     case(isnull(HasEdr), 'unknown', HasEdr, 'yes', 'no'), ExposureLevel,
     strcat(tostring(OpenCritical), ' critical, ', tostring(OpenHigh), ' high of ', tostring(OpenTotal)),
     strcat_array(coalesce(Worst, dynamic([])), '; '), EntityProduct)
-| extend _Text = strcat_array(_Cells, '␟')
+| extend _Text = strcat_array(_Cells, '~|~')
 | extend _Html = replace_string(replace_string(replace_string(_Text, '&', '&amp;'), '<', '&lt;'), '>', '&gt;')
-| extend _Row = strcat('<tr><td>', replace_string(_Html, '␟', '</td><td>'), '</td></tr>'), _Line = replace_string(_Text, '␟', ' | ')
+| extend _Row = strcat('<tr><td>', replace_string(_Html, '~|~', '</td><td>'), '</td></tr>'), _Line = replace_string(_Text, '~|~', ' | ')
 | summarize
     _Assets = count(), _Rows = make_list(_Row), _Lines = make_list(_Line), _Sources = make_set(tostring(split(AssetId, ':')[0])),
     _Critical = countif(Criticality == 'Critical'), _NoEdr = countif(HasEdr == false), _Internet = countif(IsInternetFacing == true),
