@@ -29,11 +29,12 @@ def rule_id(immutable_id: str) -> str:
 class Drift:
     """How the deployment differs from the contract: columns (of a stream or table, by its name) that it lacks or has as another type.
 
-    `absent`: names of streams or tables that there are none of; `immutable_id`, `endpoint`: instead of the right ones; `denied`: nobody may read.
+    `redirected`: tables that streams flow to instead of their own; `absent`: names of streams or tables that there are none of; `immutable_id`, `endpoint`: instead of the right ones; `denied`: nobody may read.
     """
 
     without: Mapping[str, Sequence[str]] = field(default_factory=dict)
     retyped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    redirected: Mapping[str, str] = field(default_factory=dict)
     absent: Sequence[str] = ()
     immutable_id: str = ""
     endpoint: str = ""
@@ -70,7 +71,11 @@ class Resources:
         given = {stream: flow for stream, flow in self.streams.items() if stream not in self.drift.absent}
         declared = {stream: {"columns": self._columns(stream, flow.declared.columns)} for stream, flow in given.items()}
         flows = [
-            {"streams": [stream], "destinations": ["workspace"], "outputStream": f"Custom-{flow.table.name}"}
+            {
+                "streams": [stream],
+                "destinations": ["workspace"],
+                "outputStream": f"Custom-{self.drift.redirected.get(stream, flow.table.name)}",
+            }
             for stream, flow in given.items()
         ]
         properties = {

@@ -139,6 +139,7 @@ SEEDED: dict[str, tuple[Seed, dict[str, str]]] = {
     "a column of another type": (drift(retyped={"CAASM_Findings_CL": {"CvssScore": "string"}}), {"contract.table_column": "CvssScore is string, not real"}),
     "a table that is not there": (drift(absent=["CAASM_Runs_CL"]), {"contract.table": "does not have it"}),
     "a stream that is not there": (drift(absent=["Custom-CAASM_Runs"]), {"contract.stream": "does not declare"}),
+    "a stream that flows elsewhere": (drift(redirected={"Custom-CAASM_Runs": "Other_CL"}), {"contract.stream": "'Custom-Other_CL'"}),
     "resources that may not be read": (drift(denied=True), {"contract.access": "403"}),
     "a rule that is another's": (drift(immutable_id="dcr-0"), {"contract.rule": "'dcr-0'"}),
     "read-only storage": (read_only_storage, {"storage.role": "write: 403"}),
@@ -167,6 +168,7 @@ def test_a_seeded_misconfiguration_is_found(ward: Any, case: str) -> None:
     report = ward.examine()
     troubles = [finding for finding in report.findings if finding.severity != "ok"]
     assert {finding.id for finding in troubles} == set(expected), troubles
+    assert len({(finding.id, finding.subject) for finding in troubles}) == len(troubles), "told more than once"
     for kind, words in expected.items():
         assert any(words in f"{finding.subject} {finding.seen}" for finding in troubles if finding.id == kind), troubles
     assert all(finding.remedy == KINDS[finding.id][0] and finding.link for finding in troubles)
@@ -206,6 +208,47 @@ def test_a_proxy_that_refuses_is_told(ward: Any, monkeypatch: pytest.MonkeyPatch
     assert found["dcr.reach"] == "the proxy does not let us through"
     assert found["storage.reach"].endswith("the proxy does not let us through")
     assert "product.reach" not in found
+
+
+def test_our_clock_is_compared_with_both_services(ward: Any) -> None:
+    """With one of them off, it would not be ours."""
+    clock_off(ward)
+    subjects = {finding.subject for finding in ward.troubles("device42") if finding.id == "clock.ours"}
+    assert subjects == {"token for sentinel", "sentinel", "blob storage"}
+
+
+def test_a_secret_that_a_product_sends_back_is_not_shown(ward: Any, listen: Any, reply: Any) -> None:
+    """What came instead of a page is quoted, and may be anything."""
+    secret = ward.environment["CYCOGNITO_API_KEY"]
+    product = listen(lambda asked: reply(f"you sent {asked.headers['Authorization']}".encode()))
+    ward.environment["CYCOGNITO_URL"] = product.url
+    found = [finding for finding in ward.troubles("cycognito") if finding.id == "product.page"]
+    assert len(found) == 4
+    assert all("you sent ***" in finding.seen and secret not in finding.seen for finding in found)
+
+
+def test_a_page_is_asked_for_with_one_record(ward: Any, listen: Any, reply: Any) -> None:
+    """An inventory of millions is not read to see whether it can be."""
+    product = listen(lambda _: reply(b'{"total_count": 1, "Devices": [{"id": 1}]}'))
+    ward.environment["DEVICE42_URL"] = product.url
+    assert ward.troubles("device42") == []
+    assert [asked.query["limit"] for asked in product.asked] == ["1"]
+
+
+def test_storage_that_replaces_what_it_should_not_is_told(ward: Any, listen: Any, reply: Any) -> None:
+    """The app relies on it: of two copies of an activity the first to finish wins."""
+    listing = b"<?xml version='1.0'?><EnumerationResults><Blobs/><NextMarker/></EnumerationResults>"
+    kind = {"Content-Type": "application/xml"}
+
+    def answer(asked: Any) -> Any:
+        return reply(b"", 201, {"ETag": '"1"'}) if asked.method == "PUT" else reply(listing, 200, kind)
+
+    key = "AccountKey=" + "QQ=="
+    ward.environment["STAGING_CONNECTION_STRING"] = (
+        f"DefaultEndpointsProtocol=http;AccountName=dev;{key};BlobEndpoint={listen(answer).url}/dev;"
+    )
+    (found,) = ward.troubles("device42")
+    assert (found.id, found.seen) == ("storage.semantics", "write once: a blob that was there was replaced")
 
 
 def test_a_reference_is_not_sent_as_a_key(ward: Any) -> None:
