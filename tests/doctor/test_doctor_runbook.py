@@ -49,3 +49,13 @@ def test_the_runbook_names_the_occasions() -> None:
         "read-back",
     }
     assert wanted <= anchors(ROOT / RUNBOOK)
+
+
+def test_what_the_runbook_quotes_is_said() -> None:
+    """Somebody looks here for the words that the app said."""
+    table = (ROOT / RUNBOOK).read_text(encoding="utf-8").split("## Failures")[1].split("## ")[0]
+    quoted = {part for words in re.findall(r'`, "([^"]+)"', table) for part in words.split(" … ")}
+    folders = ("activities", "orchestrator", "sentinel", "sources")
+    code = " ".join(path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    assert len(quoted) > 5
+    assert sorted(part for part in quoted if part not in code) == []
