@@ -28,6 +28,7 @@ from infra.solution_arm import (
     Json,
     escaped,
     function_properties,
+    installed,
     main_template,
     playbook,
     rule,
@@ -220,6 +221,12 @@ def _metadata_file(words: Json) -> Json:
     }
 
 
+def _standing(found: list[Item], words: Json) -> list[Json]:
+    """Functions, because rules are tested against them when they are made; the connector's page; the watchlist."""
+    at_once = [item for item in found if item.kind in ("Parser", "DataConnector")]
+    return [*(one for item in at_once for one in installed(item, words)), watchlist()]
+
+
 def _solution_files(found: list[Item], words: Json) -> dict[str, str]:
     listed = template([watchlist()], {"workspace": workspace_parameter()["workspace"]})
     notes = f"| **Version** | **Date Modified (DD-MM-YYYY)** | **Change History** |\n|---|---|---|\n| {words['version']} | {'-'.join(reversed(words['lastPublishDate'].split('-')))} | Initial solution release |\n"  # fmt: skip
@@ -230,7 +237,7 @@ def _solution_files(found: list[Item], words: Json) -> dict[str, str]:
         "Data Connectors/CaasmSentinel.json": text(connector(words)),
         "Workbooks/CAASM.json": workbook(),
         "Watchlists/CAASM_CriticalAssets.json": text(listed),
-        "Package/mainTemplate.json": text(main_template(found, [watchlist()], words)),
+        "Package/mainTemplate.json": text(main_template(found, _standing(found, words), words)),
         "Package/createUiDefinition.json": text(create_ui(found, words)),
         "Package/testParameters.json": text({"location": {"type": "string"}, "workspace-location": {"type": "string"}, "workspace": {"type": "string"}}),
         **{f"Analytic Rules/{one.file}.yaml": (RULES_DIRECTORY / f"{one.file}.yaml").read_text(encoding="utf-8") for one in rules()},

@@ -218,7 +218,7 @@ def content_template(item: Item, solution: Json) -> Json:
                 "contentVersion": item.version,
                 "parameters": item.parameters,
                 "variables": item.variables,
-                "resources": [*item.resources, _metadata(item, solution)],
+                "resources": [*item.resources, metadata(item, solution)],
             },
             "packageKind": "Solution",
             "packageVersion": "[variables('_solutionVersion')]",
@@ -235,7 +235,8 @@ def content_template(item: Item, solution: Json) -> Json:
     }
 
 
-def _metadata(item: Item, solution: Json) -> Json:
+def metadata(item: Item, solution: Json) -> Json:
+    """What ties a resource to the item and the solution that it comes from."""
     return {
         "type": f"{WORKSPACES}/providers/metadata",
         "apiVersion": "2022-01-01-preview",
@@ -259,6 +260,11 @@ def people(solution: Json) -> Json:
         "author": {"name": solution["publisher"], "email": solution["email"]},
         "support": {**support, "email": solution["email"]},
     }
+
+
+def installed(item: Item, solution: Json) -> list[Json]:
+    """The item made at once when the solution is installed, not only offered: what others stand on."""
+    return [*item.resources, {**metadata(item, solution), "dependsOn": [f"[{item.parent}]"]}]
 
 
 def main_template(items: list[Item], standing: list[Json], solution: Json) -> Json:

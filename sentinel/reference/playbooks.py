@@ -79,10 +79,11 @@ CAASM_Exposure(14d, true)
 | order by _Level asc, OpenCritical desc, OpenHigh desc, AssetName asc
 | take 20
 | extend _Cells = pack_array(
-    AssetName, Criticality, Environment, iff(isempty(Username), 'nobody', Username), case(isnull(IsInternetFacing), 'unknown', IsInternetFacing, 'yes', 'no'),
+    // A comment holds 30,000 characters.
+    substring(AssetName, 0, 200), Criticality, Environment, iff(isempty(Username), 'nobody', substring(Username, 0, 200)), case(isnull(IsInternetFacing), 'unknown', IsInternetFacing, 'yes', 'no'),
     case(isnull(HasEdr), 'unknown', HasEdr, 'yes', 'no'), ExposureLevel,
     strcat(tostring(OpenCritical), ' critical, ', tostring(OpenHigh), ' high of ', tostring(OpenTotal)),
-    strcat_array(coalesce(Worst, dynamic([])), '; '), EntityProduct)
+    substring(strcat_array(coalesce(Worst, dynamic([])), '; '), 0, 300), EntityProduct)
 | extend _Text = strcat_array(_Cells, '~|~')
 | extend _Html = replace_string(replace_string(replace_string(_Text, '&', '&amp;'), '<', '&lt;'), '>', '&gt;')
 | extend _Row = strcat('<tr><td>', replace_string(_Html, '~|~', '</td><td>'), '</td></tr>'), _Line = replace_string(_Text, '~|~', ' | ')

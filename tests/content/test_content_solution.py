@@ -184,6 +184,17 @@ def test_the_main_template_is_in_shape(main: Json) -> None:
     assert len(json.dumps(main)) < 1_000_000
 
 
+def test_functions_are_there_when_the_solution_is_installed(main: Json) -> None:
+    """Rules, which name them, are refused otherwise; each is tied to the solution."""
+    made = {
+        one["properties"]["functionAlias"]: one for one in main["resources"] if one["type"].endswith("/savedSearches")
+    }
+    assert {name: one["properties"]["query"] for name, one in made.items()} == {f.name: f.body for f in functions()}
+    tied = [one for one in main["resources"] if one["type"].endswith("/metadata")]
+    assert {one["properties"]["contentId"] for one in tied} == {*CONTENT["Parser"], *CONTENT["DataConnector"]}
+    assert all(one["dependsOn"] == [one["properties"]["parentId"]] for one in tied)
+
+
 def test_a_broken_expression_would_be_found(main: Json) -> None:
     """One that does not close, and one that names what is not declared."""
     assert expression_problems({"a": "[concat('a']"}, main)
