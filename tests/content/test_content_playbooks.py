@@ -9,14 +9,17 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.check import ROOT
+from local.sentinel.decode import decode
 from local.sentinel.foreign import put_rows
 from local.sentinel.query import Workspace
+from local.sentinel.store import Store
 from local.watchlist import watchlist_csv
 from sentinel.reference.playbooks import (
     ENTITIES,
@@ -27,6 +30,7 @@ from sentinel.reference.playbooks import (
     TICKET_TAG,
     WATCHLIST_ITEMS,
 )
+from sentinel.tables import ASSETS, FINDINGS, RUNS
 
 Rows = list[dict[str, Any]]
 Json = dict[str, Any]
@@ -264,6 +268,49 @@ def test_an_incident_without_a_known_asset_is_told_so(ask: Callable[[str], Rows]
     (row,) = ask(about(INCIDENT_ASSETS, []))
     assert (row["Assets"], row["Sources"], row["Tags"]) == (0, "", "CAASM unknown asset|")
     assert row["Comment"] == "<p>CAASM knows 0 assets by the names in this incident.</p>"
+
+
+def test_a_name_that_is_written_to_harm_is_only_a_text(tmp_path: Path) -> None:
+    """Markup is escaped, long texts are cut, and an inventory with a gap says so."""
+    now = datetime.now(UTC).isoformat()
+    product = {"EntityProduct": "P", "EntityVendor": "V"}
+    run = {
+        "RunId": "r",
+        "RunStreamId": "r/assets",
+        "SourceName": "p",
+        "SourceStream": "assets",
+        "RunMode": "full",
+        "RunStatus": "failed",
+    }
+    finding = {
+        "FindingId": "p:1",
+        "AssetId": "p:a",
+        "FindingStatus": "Open",
+        "Severity": "Critical",
+        "FindingTitle": "x" * 40_000,
+    }
+    sent = {
+        ASSETS: {
+            "AssetId": "p:a",
+            "AssetName": "<img src=x onerror='a'>&",
+            "DvcIpAddr": "10.0.0.1",
+            "SourceStream": "assets",
+        },
+        FINDINGS: {**finding, "SourceStream": "findings"},
+        RUNS: {**run, "StartedAt": now},
+    }
+    store = Store(tmp_path)
+    for table, row in sent.items():
+        body = json.dumps([{"TimeGenerated": now, **product, **row}]).encode()
+        store.add(table.name, decode(body, table, datetime.now(UTC).replace(tzinfo=None)).batch)
+    store.flush()
+    (answer,) = (
+        Workspace(tmp_path).query(about(INCIDENT_ASSETS, [{"kind": "Ip", "properties": {"address": "10.0.0.1"}}])).rows
+    )
+    assert "<td>&lt;img src=x onerror='a'&gt;&amp;</td>" in answer[0]
+    assert "1 streams of the inventory are not complete" in answer[0]
+    assert f"{'x' * 300}<" in answer[0]
+    assert len(answer[0]) < 2_000
 
 
 def test_what_the_watchlist_gets_is_what_the_file_has(ask: Callable[[str], Rows], workspace: Workspace) -> None:
