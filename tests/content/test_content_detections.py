@@ -89,6 +89,7 @@ STATED = [
     _finding("fixed", "p:covered", "Critical", IsKnownExploited=True, FindingStatus="Fixed"),
     _finding("elsewhere", "p:shared", "High", IsKnownExploited=True, CveId="CVE-2026-0002"),
     _finding("quiet", "p:low", "High", IsKnownExploited=False),
+    _finding("site", "q:private", "High"),
     _finding("small", "p:doubtful", "Low"),
     _finding("orphan", "p:nobody", "High", AssetName="nobody", DvcFQDN="nobody.a.example"),
     _finding("orphan-fixed", "p:nobody-else", "High", FindingStatus="Fixed"),
@@ -124,31 +125,38 @@ RAISED = [
 ]  # fmt: skip
 
 
+def send(directory: Path, table: Table, at: datetime, rows: list[Row]) -> None:
+    """A request of these rows, made and received at that time."""
+    body = json.dumps([{"TimeGenerated": at.isoformat(), **row} for row in rows]).encode()
+    store = Store(directory)
+    store.add(table.name, decode(body, table, at.replace(tzinfo=None)).batch)
+    store.flush()
+
+
 class World:
     """A workspace and what its detections answer at noon."""
 
     def __init__(self, directory: Path, *, p_is_complete: bool) -> None:
         self.workspace = Workspace(directory)
-        self.directory = directory
         self._answers: dict[str, list[Row]] = {}
         for at, only in ((BEFORE, ONLY_BEFORE), (TODAY, ONLY_TODAY)):
             label = "1" if at == BEFORE else "2"
-            self._send(
-                ASSETS, at, [{**row, "EntitySnapshotId": f"{row['EntityProduct']}-{label}"} for row in (*STEADY, *only)]
+            send(
+                directory,
+                ASSETS,
+                at,
+                [{**row, "EntitySnapshotId": f"{row['EntityProduct']}-{label}"} for row in (*STEADY, *only)],
             )
             for product, streams in (("P", ("assets", "findings")), ("Q", ("assets",))):
                 status = "complete" if product == "Q" or p_is_complete else "incomplete"
-                self._send(
-                    RUNS, at + timedelta(hours=1), [_ledger(product, stream, label, status, at) for stream in streams]
+                send(
+                    directory,
+                    RUNS,
+                    at + timedelta(hours=1),
+                    [_ledger(product, stream, label, status, at) for stream in streams],
                 )
-        self._send(FINDINGS, TODAY, [{**row, "EntitySnapshotId": "P-2"} for row in STATED])
+        send(directory, FINDINGS, TODAY, [{**row, "EntitySnapshotId": "P-2"} for row in STATED])
         put_rows(directory, ALERTS, RAISED)
-
-    def _send(self, table: Table, at: datetime, rows: list[Row]) -> None:
-        body = json.dumps([{"TimeGenerated": at.isoformat(), **row} for row in rows]).encode()
-        store = Store(self.directory)
-        store.add(table.name, decode(body, table, at.replace(tzinfo=None)).batch)
-        store.flush()
 
     def ask(self, kql: str) -> list[Row]:
         """The rows of an answer; the rows never change, so a question is put once."""
@@ -163,10 +171,10 @@ class World:
         return sorted(str(row[SUBJECT.get(detection.file, "AssetId")]) for row in self.ask(detection.query))
 
 
-def _ledger(product: str, stream: str, label: str, status: str, at: datetime) -> Row:
+def _ledger(product: str, stream: str, label: str, status: str, at: datetime, mode: str = "full") -> Row:
     return {
         "RunStreamId": f"{product}-{label}/{stream}", "RunId": f"{product}-{label}", "SourceName": product.lower(), "SourceStream": stream,
-        "EntityProduct": product, "RunMode": "full", "RunStatus": status, "StartedAt": at.isoformat(), "Reasons": [] if status == "complete" else ["a lane gave up"],
+        "EntityProduct": product, "RunMode": mode, "RunStatus": status, "StartedAt": at.isoformat(), "Reasons": [] if status == "complete" else ["a lane gave up"],
     }  # fmt: skip
 
 
@@ -188,7 +196,7 @@ FIRES = {
     "KnownExploitedVulnerabilityOnInternetFacingAsset": ["p:bare", "p:shared"],
     "InventoryStaleOrIncomplete": [],
     "InternetFacingWithoutEdr": WITHOUT_EDR,
-    "ExposedAssetsWithoutAlert": ["p:low", "p:shared"],
+    "ExposedAssetsWithoutAlert": ["p:low", "p:shared", "q:private"],
     "SevereFindingsWithoutEdrAlert": ["p:inside", "p:low", "p:shared"],
     "OrphanFindings": ["p:nobody"],
     "OwnersWithMostExposure": ["(no owner)", "Retail", "alice@a.example"],
@@ -200,6 +208,7 @@ FIRES = {
 FIRES_WITHOUT_P = {name: list[str]() for name in FIRES} | {
     "InventoryStaleOrIncomplete": ["assets", "findings"],
     "OwnersWithMostExposure": ["(no owner)"],
+    "ExposedAssetsWithoutAlert": ["q:private"],
 }
 """The same when the loads of product P are incomplete: nothing of it is judged."""
 
@@ -242,6 +251,18 @@ def test_a_workspace_without_a_run_is_an_incomplete_inventory(tmp_path: Path) ->
     assert empty.query(EVERY["AlertOnAssetUnknownToCaasm"].query, now=NOW).rows == []
 
 
+def test_an_inventory_is_stale_or_incomplete_or_neither(tmp_path: Path) -> None:
+    """Deltas alone, a full load of last week alone, a full load of last week with a delta of today."""
+    last_week = NOW - timedelta(days=7)
+    runs = [("A", TODAY, "delta"), ("B", last_week, "full"), ("C", last_week, "full"), ("C", TODAY, "delta")]
+    for product, at, mode in runs:
+        send(tmp_path, RUNS, at, [_ledger(product, "assets", f"{at:%d}", "complete", at, mode)])
+    answer = Workspace(tmp_path).query(EVERY["InventoryStaleOrIncomplete"].query, now=NOW)
+    names = [column.name for column in answer.columns]
+    said = {row[names.index("SourceName")]: row[names.index("Why")] for row in answer.rows}
+    assert said == {"a": "no complete full load in 14 days", "b": "no complete run in 2 days"}
+
+
 def test_an_alert_says_why_it_matters(world: World) -> None:
     """Criticality, coverage and owner, a row an alert, though two products know the machine and the alert names it twice."""
     rows = {row["SystemAlertId"]: row for row in world.ask(EVERY["AlertOnCriticalOrUnderProtectedAsset"].query)}
@@ -261,7 +282,7 @@ def test_what_changed_is_said(world: World) -> None:
     }
     assert rows["p:fresh"] == ("new", "fresh.a.example", "")
     assert rows["p:gone"] == ("gone", "gone.a.example", "")
-    assert rows["p:lost"] == ("changed", "lost.a.example", "EDR true > false; ")
+    assert rows["p:lost"] == ("changed", "lost.a.example", "EDR true > false")
 
 
 def test_controls_are_counted(world: World) -> None:
@@ -285,6 +306,12 @@ def test_an_asset_faces_the_internet_when_any_product_says_so(world: World) -> N
         "p:address": ["Q"],
     }
     assert set(rows) - set(STEADY_OF_P) == {"q:shared", "q:address", "q:private", "q:www"}
+
+
+def test_an_incomplete_product_has_no_say_about_the_internet(half: World) -> None:
+    """Neither of its own assets nor of others'."""
+    rows = {row["AssetId"]: row["ReportedBy"] for row in half.ask("CAASM_InternetFacing")}
+    assert rows == {key: ["Q"] for key in ("q:shared", "q:address", "q:private", "q:www")}
 
 
 STEADY_OF_P = [row["AssetId"] for row in STEADY if row["EntityProduct"] == "P"]
@@ -328,9 +355,7 @@ def public_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bool]
         {"TimeGenerated": TODAY.isoformat(), "AssetId": f"p:{address}", "IpAddresses": [address]}
         for address in addresses
     ]
-    store = Store(directory)
-    store.add(ASSETS.name, decode(json.dumps(rows).encode(), ASSETS, TODAY.replace(tzinfo=None)).batch)
-    store.flush()
+    send(directory, ASSETS, TODAY, rows)
     answer = Workspace(directory).query(
         "CAASM_AssetNames | where NameType == 'IP' | project Name, IsPublicAddress", now=NOW
     )
@@ -354,3 +379,22 @@ def test_an_alert_is_matched_by_what_it_names(world: World) -> None:
         "on-namesake": set(),
     }
     assert {row["AlertTime"] for row in rows if row["SystemAlertId"] == "on-bare"} == {NOW - timedelta(hours=0.2)}
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_the_page_tells_of_it_and_shows_a_row_of_these(world: World, half: World, name: str) -> None:
+    """docs/content.md: the file, its own words, its schedule, and a row that is in the answer."""
+    detection = EVERY[name]
+    page = (Path(__file__).resolve().parents[2] / "docs" / "content.md").read_text(encoding="utf-8")
+    section = page.split(f"### [{name}](", 1)[1].split("\n### ", 1)[0]
+    assert detection.description in section
+    if "queryFrequency" in detection.document:
+        said = "{severity} · every {queryFrequency} over {queryPeriod} · ".format_map(detection.document)
+        assert said + ", ".join(detection.document["relevantTechniques"]) in section
+    shown = json.loads(section.split("```json\n", 1)[1].split("\n```", 1)[0])
+    rows = (world if FIRES[name] else half).ask(detection.query)
+    assert any(shown.items() <= {key: _shown(value) for key, value in row.items()}.items() for row in rows)
+
+
+def _shown(value: Any) -> Any:
+    return str(value) if isinstance(value, datetime | list) else value
