@@ -418,6 +418,32 @@ async def list_loads(req: func.HttpRequest, client: df.DurableOrchestrationClien
     return _json(200, {"running": running, "runs": ended[: int(top)]})
 
 
+@app.route(route="loads/estimate", methods=["GET"])
+async def estimate_load(req: func.HttpRequest) -> func.HttpResponse:
+    """What a load would come to, from the last runs or a sample. `?source=&mode=&sample=true&records=N`."""
+    from activities.estimate import Terms, estimate
+
+    source, mode, records = req.params.get("source", ""), req.params.get("mode", "full"), req.params.get("records", "0")
+    if source not in SOURCES or mode not in contracts.MODES or not records.isdigit():
+        wanted = f"source: one of {', '.join(sorted(SOURCES))}; mode: {' or '.join(contracts.MODES)}; records: a number"
+        return _refusal(400, "source, mode or records is not right", wanted)
+    settings = _settings()
+    doors = len(settings.destinations[0].rule_ids)
+    terms = Terms(
+        settings.dcr_requests_per_minute * doors,
+        settings.dcr_bytes_per_minute * doors,
+        settings.ingestion_price_per_gb,
+    )
+    sample = req.params.get("sample", "").lower() in {"1", "true"}
+    try:
+        found = await asyncio.to_thread(
+            lambda: estimate(source, mode, _deps(), terms, sample=sample, records=int(records))
+        )
+    except CaasmError as error:
+        return _refusal(400 if isinstance(error, Stop) else 503, error.reason, error.remedy)
+    return _json(200, found)
+
+
 @app.route(route="loads/{run_id}", methods=["GET"])
 @app.durable_client_input(client_name="client")
 async def get_load(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:

@@ -88,6 +88,7 @@ class Settings:
     workspace_resource_id: str = ""
     management_endpoint: str = ""
     health_s: float = 60.0
+    ingestion_price_per_gb: float | None = None
 
     @property
     def secrets(self) -> list[str]:
@@ -215,8 +216,13 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         workspace_resource_id=reader.text("WORKSPACE_RESOURCE_ID"),
         management_endpoint=reader.url("MANAGEMENT_ENDPOINT", "https://management.azure.com"),
         health_s=reader.number("HEALTH_SECONDS", 60, 1, 200),
+        ingestion_price_per_gb=_price(reader),
     )
     return settings, list(dict.fromkeys(reader.problems))
+
+
+def _price(reader: _Reader) -> float | None:
+    return reader.number("INGESTION_PRICE_PER_GB", 0.0, 0, 1e6) if reader.text("INGESTION_PRICE_PER_GB") else None
 
 
 def _upload_mode(reader: _Reader) -> str:

@@ -51,6 +51,7 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         "mode": run.mode,
         "since": run.since,
         "started_at": run.started_at,
+        "closed_at": deps.now().isoformat(timespec="microseconds"),
         "status": status,
         "cancelled": request.cancelled,
         "reasons": reasons[:50],

@@ -43,7 +43,7 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
     expected: dict[str, int | None] = {}
     for stream in streams:
         wanted = deps.budgets.lanes or stream.lanes
-        start = _start(deps.stream(run, stream.name), wanted, run, deps)
+        start = start_of(deps.stream(run, stream.name), wanted, run, deps)
         expected[stream.name] = start.total
         lanes += [
             LanePlan(stream.name, n, cursor, uploads=run.mode == "full").to_wire()
@@ -81,7 +81,7 @@ def _registered(run: Run, deps: Deps) -> list[str]:
     return [run_id for run_id in standing["runs"] if run_id != run.run_id]
 
 
-def _start(stream: Stream, lanes: int, run: Run, deps: Deps) -> Start:
+def start_of(stream: Stream, lanes: int, run: Run, deps: Deps) -> Start:
     """How the stream's walk begins; a first answer that is not what it should be is asked for again, as a page would be."""
     reader, paging = deps.reader(run.source), stream.paging
     answers: list[bytes] = []

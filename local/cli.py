@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from local import detections_commands, show
+from local import cost, detections_commands, show
 from local.azurite import is_installed
 from local.durable.kill_at import KillAt
 from local.examination import SettingsFileError
@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SEED",
         help="run activities again, twice at once, late, and kill the app; implies --journal",
     )
+    cost.add_command(commands, _stack_options)
     serve = commands.add_parser("serve", help="keep everything up and print the URLs")
     _stack_options(serve)
     doctor = commands.add_parser("doctor", help="what is wrong with an installation, and what to do")
@@ -170,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "verify": _verify,
             "watchlist": _watchlist,
             "doctor": _doctor,
+            "cost": _cost,
         }
         return commands[options.command](options, console)
     except (StackError, NodeError, SettingsFileError, ReadBackError) as error:
@@ -287,6 +289,13 @@ def _ask(directory: Path, console: Console) -> None:
     console.print(
         'Ask on: [bold]python -m local query "CAASM_Assets_CL | summarize count() by AssetType"[/bold]', highlight=False
     )
+
+
+def _cost(options: argparse.Namespace, console: Console) -> int:
+    # The last run's manifests are what an estimate is best based on: they are kept.
+    options.keep = options.keep or STATE / "last"
+    with _stack(options, console) as stack:
+        return cost.run(stack, options, console)
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:

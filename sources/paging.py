@@ -286,8 +286,9 @@ class ExportJob:
         try:
             answer = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             if cursor.get("job") is None:
-                key = self.adopt_key if status == 409 else self.id_key
-                return Parsed((), {**cursor, "job": msgspec.json.decode(answer[key], type=str)})
+                adopted = {"adopted": True} if status == 409 else {}
+                job = msgspec.json.decode(answer[self.adopt_key if adopted else self.id_key], type=str)
+                return Parsed((), {**cursor, **adopted, "job": job})
             state = msgspec.json.decode(answer["status"], type=str).upper()
             listed = msgspec.json.decode(answer.get("chunks_available", b"[]"), type=list[int] | None) or []
             failed = msgspec.json.decode(answer.get("chunks_failed", b"[]"), type=list[int] | None) or []

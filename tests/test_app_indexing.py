@@ -66,13 +66,15 @@ def test_the_http_surface_is_what_users_are_told(indexed: Any) -> None:
     assert routes == {
         (("POST",), "loads"),
         (("GET",), "loads"),
+        (("GET",), "loads/estimate"),
         (("GET",), "loads/{run_id}"),
         (("POST",), "loads/{run_id}/cancel"),
         (("GET",), "health"),
     }
     outer = [f for f in indexed["functions"].values() if f["kind"] in {"httpTrigger", "timerTrigger"}]
-    assert len(outer) == 7
-    assert all(f["clients"] == ["client"] for f in outer)
+    assert len(outer) == 8
+    # An estimate starts nothing.
+    assert all(f["clients"] == ["client"] for f in outer if f["trigger"].get("route") != "loads/estimate")
 
 
 def test_no_route_is_anonymous(indexed: Any) -> None:

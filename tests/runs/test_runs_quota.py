@@ -75,3 +75,26 @@ def test_two_dcrs_share_the_load_and_carry_twice_as_much(stack_of: Callable[...,
     assert max(stats["rules"].values()) <= 1.2 * min(stats["rules"].values())
     assert stats["statuses"].get("429", 0) <= 8
     assert watch.rate(lambda seen: seen["accepted_requests"]) >= 1.3 * PER_MINUTE / 60
+
+
+def test_a_sink_that_is_full_holds_the_export_and_the_memory(stack_of: Callable[..., Any]) -> None:
+    """429 for a while: the source is asked no further ahead than what may be staged, and the app needs no more memory than for a load that flows."""
+    segment = 1_048_576
+    sizes = {"EXPORT_SEGMENT_BYTES": str(segment), "UPLOAD_PACK_BYTES": str(segment)}
+    runs = stack_of("--assets", "24000", "--findings", "0", LANES="1", **sizes)
+    flowing = runs.load("device42")
+    assert flowing.status == "complete", flowing.reasons
+    each = flowing.manifest["bytes_exported"] / 24_000
+    runs.faults("sentinel", {"seed": 1, "rate": 1.0, "kinds": ["429"], "retry_after_s": 1})
+    back = threading.Timer(8.0, lambda: runs.faults("sentinel", {}))
+    back.start()
+    with Watch(lambda: runs.api("GET", "/api/loads")[1]["running"]) as watch:
+        held = runs.load("device42")
+    back.join()
+    assert held.status == "complete", held.reasons
+    progress = [(running and running[0]["progress"]) or {} for _, running in watch.seen]
+    devices = [seen["streams"]["devices"] for seen in progress if "devices" in seen.get("streams", {})]
+    ahead = max(stream["exported"] - stream["accepted"] for stream in devices)
+    # Rows are a third as long as records: two packs of rows, and what waits for its transform.
+    assert 2 * segment <= ahead * each <= 10 * segment
+    assert held.peak_memory_mb <= 1.15 * flowing.peak_memory_mb
