@@ -427,20 +427,20 @@ async def estimate_load(req: func.HttpRequest) -> func.HttpResponse:
     if source not in SOURCES or mode not in contracts.MODES or not records.isdigit():
         wanted = f"source: one of {', '.join(sorted(SOURCES))}; mode: {' or '.join(contracts.MODES)}; records: a number"
         return _refusal(400, "source, mode or records is not right", wanted)
-    settings = _settings()
-    doors = len(settings.destinations[0].rule_ids)
-    terms = Terms(
-        settings.dcr_requests_per_minute * doors,
-        settings.dcr_bytes_per_minute * doors,
-        settings.ingestion_price_per_gb,
-    )
     sample = req.params.get("sample", "").lower() in {"1", "true"}
     try:
+        settings = _settings()
+        doors = len(settings.destinations[0].rule_ids)
+        terms = Terms(
+            settings.dcr_requests_per_minute * doors,
+            settings.dcr_bytes_per_minute * doors,
+            settings.ingestion_price_per_gb,
+        )
         found = await asyncio.to_thread(
             lambda: estimate(source, mode, _deps(), terms, sample=sample, records=int(records))
         )
     except CaasmError as error:
-        return _refusal(400 if isinstance(error, Stop) else 503, error.reason, error.remedy)
+        return _refusal(503, error.reason, error.remedy)
     return _json(200, found)
 
 

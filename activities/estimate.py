@@ -71,6 +71,7 @@ def estimate(name: str, mode: str, deps: Deps, terms: Terms, *, sample: bool = F
     """
     source_of(name)
     notes: list[str] = []
+    deps.staging.ensure()
     watermark = deps.staging.find_json(watermark_name(name))
     if mode == "delta" and watermark is None:
         mode = "full"
@@ -236,7 +237,6 @@ class _Sample:
     total: int | None = None
     whole: bool = False
 
-    @property
     def enough(self) -> bool:
         """Whether no further page is needed."""
         return len(self.pages) >= SAMPLE_PAGES or (bool(self.pages) and self.fetched_s >= SAMPLE_S)
@@ -254,14 +254,14 @@ def _pages(name: str, stream: Stream, cursor: JsonDict, deps: Deps) -> _Sample:
     sample = _Sample()
     ended, first = False, True
     give_up = time.monotonic() + LONGEST_WAIT_S
-    while not ended and not sample.enough and time.monotonic() < give_up:
+    while not ended and not sample.enough() and time.monotonic() < give_up:
         began = time.monotonic()
         for item in reader.walk(stream, cursor, first_contact=first):
             cursor, first = item.cursor, False
             if isinstance(item, Page):
                 sample.take(item, time.monotonic() - began)
                 began = time.monotonic()
-                if sample.enough:
+                if sample.enough():
                     break
             elif isinstance(item, Paused):
                 time.sleep(max(0.0, min(item.wait_s, give_up - time.monotonic())))

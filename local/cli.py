@@ -204,7 +204,7 @@ def _stack(options: argparse.Namespace, console: Console, unnamed: str = "last")
     STATE.mkdir(exist_ok=True)
     if not is_installed():
         console.print("Installing Azurite (blob storage), once; this can take some minutes …", highlight=False)
-    if options.command != "doctor":
+    if options.command not in {"doctor", "cost"}:
         LAST.write_text(json.dumps({"directory": str(directory)}))
     simulator = None
     if options.source_url is None:
@@ -292,9 +292,11 @@ def _ask(directory: Path, console: Console) -> None:
 
 
 def _cost(options: argparse.Namespace, console: Console) -> int:
-    # The last run's manifests are what an estimate is best based on: they are kept.
-    options.keep = options.keep or STATE / "last"
-    with _stack(options, console) as stack:
+    if options.keep is None and LAST.exists():
+        # The manifests of the last load are what an estimate is best based on.
+        last = Path(json.loads(LAST.read_text())["directory"])
+        options.keep = last if last.exists() else None
+    with _stack(options, console, "cost") as stack:
         return cost.run(stack, options, console)
 
 

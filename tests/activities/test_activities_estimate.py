@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from activities.deps import source_of
 from activities.estimate import Terms, estimate
 from local.products.synthetic import Inventory
 
@@ -77,3 +78,16 @@ def test_a_sampled_export_job_is_cancelled(bench: Any) -> None:
     assert found["streams"]["assets"]["sampled"] > 0
     cancels = {path: count for path, count in run.simulator.stats.by_path.items() if "cancel" in path}
     assert sum(cancels.values()) >= 1, run.simulator.stats.by_path
+
+
+def test_a_job_that_somebody_else_runs_is_not_cancelled_nor_taken_for_everything(bench: Any) -> None:
+    """A load of the same product is going on: the sample reads of its job and leaves it to it."""
+    run = bench("tenable", Inventory(600, 0))
+    stream = source_of("tenable").stream("assets")
+    reader = run.deps.reader("tenable")
+    step = stream.paging.step({"since": None})
+    reader.fetch(step.request)
+    found = estimate("tenable", "full", run.deps, TERMS)
+    assert found["streams"]["assets"]["sampled"] > 0
+    assert found["streams"]["assets"]["rows"] is None
+    assert not any("assets" in path and "cancel" in path for path in run.simulator.stats.by_path)
