@@ -51,7 +51,7 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         "mode": run.mode,
         "since": run.since,
         "started_at": run.started_at,
-        "closed_at": deps.now().isoformat(timespec="microseconds"),
+        "closed_at": _closed_at(deps, names.manifest),
         "status": status,
         "cancelled": request.cancelled,
         "reasons": reasons[:50],
@@ -70,6 +70,14 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     if len(manifest["notes"]) > notes:
         deps.staging.put_json(names.manifest, manifest, headline)
     return manifest
+
+
+def _closed_at(deps: Deps, manifest: str) -> str:
+    """Now, or when another copy closed the run; one that failed is closed anew when it has been taken up."""
+    standing = deps.staging.find_json(manifest)
+    if standing is not None and standing["status"] != FAILED and "closed_at" in standing:
+        return str(standing["closed_at"])
+    return deps.now().isoformat(timespec="microseconds")
 
 
 def _gaps(request: CloseRequest, ledgers: dict[str, StreamLedger], lanes: list[JsonDict]) -> list[str]:
