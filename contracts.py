@@ -45,11 +45,15 @@ class CaasmError(Exception):
 
 
 class TryAgain(CaasmError):
-    """The step can succeed later without anybody's help: the orchestrator waits on a durable timer and calls it again."""
+    """The step can succeed later without anybody's help: the orchestrator waits on a durable timer and calls it again.
+
+    `progressed`: part of the work is done, and the next call goes on behind it; so nothing is failing, however often that happens.
+    """
 
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.progressed = False
 
 
 class Stop(CaasmError):
@@ -300,9 +304,9 @@ TOMBSTONE_LANE: Final = 999
 # Answers of an activity that are not its result.
 
 
-def again(reason: str, retry_after_s: float = 0.0) -> JsonDict:
-    """The answer of a step that wants to be called again later."""
-    return {"v": SCHEMA_VERSION, "again": reason[:600], "retry_after_s": retry_after_s}
+def again(reason: str, retry_after_s: float = 0.0, *, progressed: bool = False) -> JsonDict:
+    """The answer of a step that wants to be called again later; `progressed` as in `TryAgain`."""
+    return {"v": SCHEMA_VERSION, "again": reason[:600], "retry_after_s": retry_after_s, "progressed": progressed}
 
 
 def stop(error: Stop) -> JsonDict:

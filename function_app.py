@@ -184,7 +184,7 @@ def _answer(name: str, work: Callable[[], Message | JsonDict]) -> JsonDict:
         result = work()
     except TryAgain as error:
         log.warning("activity waits", extra={"activity": name, "reason": error.reason})
-        return contracts.again(error.reason, error.retry_after_s)
+        return contracts.again(error.reason, error.retry_after_s, progressed=error.progressed)
     except Stop as error:
         log.error("activity stops", extra={"activity": name, "reason": error.reason, "remedy": error.remedy})  # noqa: TRY400
         return contracts.stop(error)

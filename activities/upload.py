@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from activities.deps import Deps, Destination
 from activities.export import parquet
-from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, UploadRequest, UploadResult
+from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
 from sentinel.packing import Chunk
@@ -203,8 +203,11 @@ def _deliver(
     doubts: list[Part] = []
     try:
         sender.send(pack.lines, left, writer.sent, doubts.append)
-    except CaasmError:
+    except CaasmError as error:
         writer.flush([_closed(attempt, doubts, sender)])
+        if isinstance(error, TryAgain):
+            # A sink that is slow, or a quota that is small, is no failure, however long the pack takes.
+            error.progressed = writer.settled > 0
         raise
     except BaseException:
         # What nobody foresaw told nobody what was on its way: without an end in the log all that is unsettled is in doubt.
@@ -237,12 +240,14 @@ class _Writer:
         self._pending: list[Line] = []
         self._lock = threading.Lock()
         self._refused_only, self._refused = refused_only, 0
+        self.settled = 0
 
     def sent(self, sent: Sent) -> None:
         body = self._lines[sent.chunk.start : sent.chunk.end]
         line = receipts.settled(self._attempt, sent, packing.digest(body), self._run_id)
         with self._lock:
             self._pending.append(line)
+            self.settled += 1
             self._refused_only = self._refused_only and not sent.accepted
             self._refused += not sent.accepted
             hopeless = self._refused_only and self._refused >= REFUSED_BEFORE_STOP

@@ -122,6 +122,8 @@ class LaneState:
         """Note the answer of a step."""
         self.alone = False
         if "again" in answer:
+            if answer.get("progressed"):
+                self.failing.pop(step, None)
             self._again(step, answer["again"], answer["retry_after_s"], policy, now)
         elif "stop" in answer:
             self._stop(step, answer)

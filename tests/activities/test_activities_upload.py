@@ -114,6 +114,11 @@ def test_a_throttled_chunk_is_in_no_doubt(staged: Any) -> None:
     with pytest.raises(TryAgain) as caught:
         run.upload("devices", 0, 2)
     assert caught.value.retry_after_s > 0
+    assert caught.value.progressed, "two chunks were taken"
+    run.sink.refuse = lambda _: Answer(429, "slow down", 0.011)
+    with pytest.raises(TryAgain) as caught:
+        run.upload("devices", 0, 2)
+    assert not caught.value.progressed
     run.sink.refuse = lambda _: None
     assert run.upload("devices", 0, 2).possibly_repeated == 0
     assert len(ids(run.sink.accepted)) == 60

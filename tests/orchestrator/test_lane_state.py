@@ -126,10 +126,11 @@ class Walk:
 
     def _bounds(self) -> None:
         assert len(self.state.transforming) <= self.policy.staged_ahead
-        assert len(self.state.ready) <= 2 * PACK_SEGMENTS + self.policy.staged_ahead
-        # An export starts below two packs (or two segments); then at most what is staged ahead is added.
-        most = max(2 * self.policy.pack_bytes, 2 * max(self.sizes)) + (self.policy.staged_ahead + 1) * max(self.sizes)
-        assert sum(size for _, size, _ in self.state.ready) <= most
+        assert len(self.state.ready) < 2 * PACK_SEGMENTS + self.policy.staged_ahead
+        # The formula of docs/configuration.md. An export starts below two packs (or two segments); then at most what may be staged ahead is added.
+        largest = max(self.sizes)
+        staged = sum(size for _, size, _ in self.state.ready) + sum(self.sizes[at] for at in self.state.transforming)
+        assert staged <= max(2 * self.policy.pack_bytes, largest) + self.policy.staged_ahead * largest
 
 
 KINDS = [*["success"] * 8, *["again"] * 6, "break", "break", "wait", "wait", "pause", "pause", "stop", "cancel"]
@@ -208,6 +209,21 @@ def test_a_step_is_given_up_only_after_its_time() -> None:
     state.take(EXPORT, {}, again("503"), policy, now + timedelta(seconds=250))
     assert state.export_failed
     assert "(tried for 100 s)" in state.reasons[0]
+
+
+def test_a_step_that_gets_on_is_never_given_up() -> None:
+    """A pack that takes longer than an upload may last, again and again, waits the shortest time and fails at no time."""
+    policy = a_policy(give_up_after_s=100.0)
+    state = LaneState.start(LanePlan("assets", 0, {"at": 0}).to_wire())
+    now = BEGIN
+    for _ in range(50):
+        now += timedelta(seconds=240)
+        state.take(UPLOAD, {}, again("the rest follows", progressed=True), policy, now)
+        assert state.wake(now) == now + timedelta(seconds=policy.first_wait_s)
+    assert not state.failed
+    for seconds in (1, 99, 100):
+        state.take(UPLOAD, {}, again("503"), policy, now + timedelta(seconds=seconds))
+        assert state.failed == (seconds == 100)
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:
