@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Final
 
 import pyarrow as pa
 
 from activities.deps import Deps, source_of
-from activities.open_run import start_of
-from contracts import JsonDict, Run
+from activities.sampling import LONGEST_WAIT_S, Sample, sampled
+from contracts import JsonDict
 from sentinel import packing
 from sources.model import Stream
-from sources.reader import Page, Paused
 from staging import MANIFESTS, watermark_name
 from transforms.registry import TRANSFORMS
 from transforms.rows import Envelope, flatten
@@ -27,14 +27,9 @@ from transforms.rows import Envelope, flatten
 GB: Final = 1e9
 """Azure Monitor bills by 10^9 bytes."""
 
-SAMPLE_PAGES: Final = 3
-SAMPLE_S: Final = 5.0
-"""A stream's sample ends with so many pages, or after this time."""
+AT_MOST: Final = "no delta has run yet and no two full loads can be compared: a delta sends at most this"
 
-LONGEST_WAIT_S: Final = 60.0
-"""How long a sample waits for an export job's first page."""
-
-HOW_MANY: Final = "tell it (records=N)"
+HOW_MANY: Final = "tell it (records=N, or --records N)"
 
 DELTAS: Final = 5
 """A delta is estimated from the mean of so many of the last ones."""
@@ -81,7 +76,8 @@ def estimate(name: str, mode: str, deps: Deps, terms: Terms, *, sample: bool = F
         keys = {stream: of["keys"] for stream, of in (watermark or {}).get("streams", {}).items()}
         found = _from_pages(name, deps, keys, records, notes)
         if mode == "delta":
-            notes.append("no delta has run yet and no two full loads can be compared: a delta sends at most this")
+            said: list[str] = []
+            _apply_change(found[1], _from_runs(name, mode, deps, said), said, notes)
     based_on, parts, duration_s = found
     return {
         "source": name,
@@ -142,14 +138,14 @@ def _from_runs(name: str, mode: str, deps: Deps, notes: list[str]) -> Found | No
     ]
     if same:
         manifests = [found for run_id in same if (found := deps.staging.find_json(f"{MANIFESTS}{name}/{run_id}.json"))]
-        return _mean(manifests, f"the last {len(manifests)} delta loads" if mode == "delta" else f"run {same[0]}")
+        return _mean(manifests, _named(manifests) if mode == "delta" else f"run {same[0]}")
     full = next((headline["run_id"] for headline in headlines if headline["mode"] == "full"), None)
     manifest = full and deps.staging.find_json(f"{MANIFESTS}{name}/{full}.json")
     if mode != "delta" or not manifest:
         return None
     changed = {stream: _changed(ledger) for stream, ledger in manifest["streams"].items()}
     if any(share is None for share in changed.values()):
-        notes.append("no delta has run yet and no two full loads can be compared: a delta sends at most this")
+        notes.append(AT_MOST)
         return _mean([manifest], f"full run {full}")
     based_on, parts, duration_s = _mean([manifest], f"the share of change that full run {full} found")
     for stream, part in parts.items():
@@ -161,6 +157,25 @@ def _from_runs(name: str, mode: str, deps: Deps, notes: list[str]) -> Found | No
         "no delta has run yet: it will take about as long as the export of everything, where the product cannot filter what has changed"
     )
     return based_on, parts, duration_s
+
+
+def _named(deltas: list[JsonDict]) -> str:
+    return "the last delta load" if len(deltas) == 1 else f"the last {len(deltas)} delta loads"
+
+
+def _apply_change(parts: dict[str, Part], found: Found | None, said: list[str], notes: list[str]) -> None:
+    """Of a sample's parts what earlier runs let expect that a delta sends; `said`: their notes."""
+    if found is None or AT_MOST in said:
+        notes.append(AT_MOST)
+        return
+    notes.append(f"of the sample as many rows as {found[0]} had")
+    for stream, part in parts.items():
+        expected = found[1].get(stream)
+        if part.rows and expected is not None and expected.rows is not None:
+            share = min(1.0, expected.rows / part.rows)
+            part.rows, part.json_bytes, part.wire_bytes = (
+                round((number or 0) * share) for number in (part.rows, part.json_bytes, part.wire_bytes)
+            )
 
 
 def _changed(ledger: JsonDict) -> float | None:
@@ -192,87 +207,42 @@ def _mean(manifests: list[JsonDict], based_on: str) -> Found:
 
 
 def _from_pages(name: str, deps: Deps, keys: dict[str, int], records: int, notes: list[str]) -> Found:
+    streams = source_of(name).streams
+    with ThreadPoolExecutor(len(streams), "sample") as pool:
+        samples = list(pool.map(lambda stream: sampled(name, stream, deps, keys.get(stream.name)), streams))
     parts = {
-        stream.name: _sampled(name, stream, deps, keys.get(stream.name) or records or None, notes)
-        for stream in source_of(name).streams
+        stream.name: _part(name, stream, sample, records or None, deps, notes)
+        for stream, sample in zip(streams, samples, strict=True)
     }
-    sampled = sum(part.sampled for part in parts.values())
+    about = [
+        stream.name for stream, sample in zip(streams, samples, strict=True) if sample.approximate and sample.records
+    ]
+    if about:
+        notes.append(f"{', '.join(about)}: the number of records is approximate, the product does not say it")
+    taken = sum(part.sampled for part in parts.values())
     known = [part.duration_s for part in parts.values() if part.duration_s is not None]
     # Streams are loaded side by side.
-    return f"a sample of {sampled:,} records", parts, max(known, default=None)
+    return f"a sample of {taken:,} records", parts, max(known, default=None)
 
 
-def _sampled(name: str, stream: Stream, deps: Deps, known: int | None, notes: list[str]) -> Part:
-    """One stream's part from its first pages; `known`: how many records there are, if the product does not say."""
-    run = Run("estimate", name, "full", deps.now().isoformat(timespec="microseconds"))
-    stream = deps.stream(run, stream.name)
-    start = start_of(stream, deps.budgets.lanes or stream.lanes, run, deps)
-    sample = _pages(name, stream, start.cursors[0], deps)
+def _part(name: str, stream: Stream, sample: Sample, told: int | None, deps: Deps, notes: list[str]) -> Part:
+    """One stream's part from its sample; `told`: how many records there are, if nothing shows it."""
+    count = sample.records if sample.records is not None else told
     texts = [bytes(record) for page in sample.pages for record in page.records]
-    envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), "Snapshot")
-    began = time.thread_time()
-    flat = flatten(TRANSFORMS[name, stream.name], pa.array(texts, pa.binary()), envelope)
-    lines = packing.encode(flat.rows.drop("_record"))
-    _, _, wires = packing.cut_wire(lines)
-    worked_s = time.thread_time() - began
-    alone = sample.whole and len(start.cursors) == 1
-    count = len(texts) if alone else next((n for n in (start.total, sample.total, known) if n is not None), None)
     if count is None:
-        notes.append(f"{stream.name}: the product does not say how many records there are: {HOW_MANY}")
+        notes.append(
+            f"{stream.name}: nothing shows how many records there are, and the sums are without it: {HOW_MANY}"
+        )
         return Part(None, None, None, None, len(texts))
     if count and not texts:
         notes.append(f"{stream.name}: no page came within {LONGEST_WAIT_S:.0f} s: try again later")
         return Part(count, None, None, None)
+    envelope = Envelope("estimate", deps.now(), "Snapshot")
+    began = time.perf_counter()
+    flat = flatten(TRANSFORMS[name, stream.name], pa.array(texts, pa.binary()), envelope)
+    lines = packing.encode(flat.rows.drop("_record"))
+    _, _, wires = packing.cut_wire(lines)
+    worked_s = time.perf_counter() - began
     scale = count / max(1, len(texts))
     rows, sent, wire = (round(number * scale) for number in (flat.rows.height, len(lines), sum(map(len, wires))))
-    return Part(count, rows, sent, wire, len(texts), scale * (sample.fetched_s / len(start.cursors) + worked_s))
-
-
-@dataclass(slots=True)
-class _Sample:
-    """The first pages of a lane, the seconds that their requests took, the total that the product names, whether the pages are all of it."""
-
-    pages: list[Page] = field(default_factory=list)
-    fetched_s: float = 0.0
-    total: int | None = None
-    whole: bool = False
-
-    def enough(self) -> bool:
-        """Whether no further page is needed."""
-        return len(self.pages) >= SAMPLE_PAGES or (bool(self.pages) and self.fetched_s >= SAMPLE_S)
-
-    def take(self, page: Page, took_s: float) -> None:
-        """Add a page, unless it could not be read."""
-        self.fetched_s += took_s
-        self.total = page.total if page.total is not None else self.total
-        self.pages += [] if page.problem else [page]
-
-
-def _pages(name: str, stream: Stream, cursor: JsonDict, deps: Deps) -> _Sample:
-    """A sample of a lane. A job that was started for it is cancelled; one that was adopted is somebody else's, and says nothing about how much there is."""
-    reader = deps.reader(name)
-    sample = _Sample()
-    ended, first = False, True
-    give_up = time.monotonic() + LONGEST_WAIT_S
-    while not ended and not sample.enough() and time.monotonic() < give_up:
-        began = time.monotonic()
-        for item in reader.walk(stream, cursor, first_contact=first):
-            cursor, first = item.cursor, False
-            if isinstance(item, Page):
-                sample.take(item, time.monotonic() - began)
-                began = time.monotonic()
-                if sample.enough():
-                    break
-            elif isinstance(item, Paused):
-                time.sleep(max(0.0, min(item.wait_s, give_up - time.monotonic())))
-            else:
-                ended = True
-    sample.whole = ended and not cursor.get("adopted")
-    if not ended and not cursor.get("adopted"):
-        reader.close(stream, cursor)
-    return sample
-
-
-def spoken(seconds: float | None) -> str:
-    """A duration in words of hours, minutes and seconds."""
-    return "not known" if seconds is None else str(timedelta(seconds=math.ceil(seconds)))
+    return Part(count, rows, sent, wire, len(texts), scale * (sample.fetched_s / sample.lanes + worked_s))

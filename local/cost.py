@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from activities.estimate import spoken
 from local.stack import Stack
 from sources.registry import SOURCES
 
@@ -86,9 +86,13 @@ def show(console: Console, found: JsonDict) -> None:
     console.print(table)
     requests, money = found["requests"], found["money"]
     console.print(
-        f"  {found['rows']:,} rows · {found['gb']:,.3f} GB ingested · {requests['raw']:,} requests ({requests['wire']:,} in wire mode)\n"
-        f"  about {spoken(found['duration_s'])} (the quota alone: {spoken(found['quota_s'])})"
-        + (f" · {money['amount']:,.2f} at {money['price_per_gb']:g} a GB" if money else f" · {found['remedy']}"),
+        f"  {found['rows']:,} rows · {_volume(found['gb'])} ingested · requests: {requests['raw']:,} ({requests['wire']:,} in wire mode)\n"
+        f"  {_spoken(found['duration_s'])} (at the quota: {_spoken(found['quota_s'])})"
+        + (
+            f" · {_amount(money['amount'])} at {money['price_per_gb']:g} a GB"
+            if money
+            else " · --price AMOUNT per GB tells the money"
+        ),
         highlight=False,
         soft_wrap=True,
     )
@@ -96,5 +100,25 @@ def show(console: Console, found: JsonDict) -> None:
         console.print(Text.assemble(("· ", "cyan"), note), soft_wrap=True)
 
 
+def _volume(gb: float) -> str:
+    return f"{gb:,.2f} GB" if gb >= 0.1 else f"{gb * 1000:,.1f} MB"
+
+
+def _spoken(seconds: float | None) -> str:
+    if seconds is None:
+        return "duration not known"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _amount(money: float) -> str:
+    return f"{money:,.2f}" if money >= 1 or not money else f"{money:.2g}"
+
+
 def _figure(number: int | None, *, mega: bool) -> str:
-    return "?" if number is None else f"{number / 1e6:,.1f}" if mega else f"{number:,}"
+    if number is None:
+        return "?"
+    if not mega:
+        return f"{number:,}"
+    return "< 0.1" if 0 < number < 5e4 else f"{number / 1e6:,.1f}"

@@ -8,10 +8,20 @@ import pytest
 
 from activities.deps import source_of
 from activities.estimate import Terms, estimate
+from activities.sampling import SAMPLE_PAGES
 from local.products.synthetic import Inventory
+from sources.extent import extent
+from sources.model import Fetch
 
 TERMS = Terms(12_000, 2e9, 2.5)
 RECORDS = 4000
+
+
+def hurried(bench: Any, inventory: Inventory) -> Any:
+    """Tenable, whose jobs move by polls and not by the clock."""
+    run = bench("tenable", inventory)
+    run.readers["tenable"].sleep = lambda _: None
+    return run
 
 
 def test_a_sample_is_close_to_what_the_load_comes_to_and_leaves_nothing_behind(bench: Any) -> None:
@@ -51,6 +61,31 @@ def test_a_delta_is_at_most_the_full_load_until_there_is_something_to_go_by(benc
     bound = estimate("device42", "delta", run.deps, TERMS)
     assert (bound["mode"], bound["based_on"], bound["rows"]) == ("delta", f"full run {full['run_id']}", 500)
     assert any("at most" in note for note in bound["notes"])
+    sampled = estimate("device42", "delta", run.deps, TERMS, sample=True)
+    assert (sampled["rows"], sampled["notes"]) == (500, bound["notes"])
+
+
+def test_a_delta_is_as_much_as_two_full_loads_differ_and_then_as_the_last_deltas(bench: Any) -> None:
+    """What changed from one day to the next; of a sample as many rows as that."""
+    days = [
+        bench(
+            "device42",
+            Inventory(500, 0, day=day, changed=0.1, deleted=0.0),
+            started_at=f"2026-11-2{day}T10:00:00.000000+00:00",
+        )
+        for day in range(3)
+    ]
+    days[0].load()
+    ledger = days[1].load()["streams"]["devices"]
+    found = estimate("device42", "delta", days[1].deps, TERMS)
+    assert 0 < found["rows"] == ledger["created"] + ledger["updated"] < 300
+    assert "the share of change" in found["based_on"]
+    sampled = estimate("device42", "delta", days[1].deps, TERMS, sample=True)
+    assert sampled["rows"] == found["rows"]
+    assert sampled["gb"] == pytest.approx(found["gb"], rel=0.2)
+    delta = days[2].load("delta")["streams"]["devices"]
+    after = estimate("device42", "delta", days[2].deps, TERMS)
+    assert (after["based_on"], after["rows"]) == ("the last delta load", delta["accepted"] + delta["deleted"])
 
 
 def test_no_price_is_no_money_but_how_to_set_it(bench: Any) -> None:
@@ -61,33 +96,67 @@ def test_no_price_is_no_money_but_how_to_set_it(bench: Any) -> None:
     assert "INGESTION_PRICE_PER_GB" in found["remedy"]
 
 
-def test_what_nobody_tells_is_not_guessed(bench: Any) -> None:
-    """CyCognito names no total: the stream's figures are absent with a note, unless the caller knows how many there are."""
-    run = bench("cycognito", Inventory(9000, 9000))
-    found = estimate("cycognito", "full", run.deps, TERMS)
-    assert found["streams"]["issues"]["rows"] is None
-    assert any(note.startswith("issues: the product does not say") for note in found["notes"])
-    told = estimate("cycognito", "full", run.deps, TERMS, records=9000)
-    assert told["streams"]["issues"]["rows"] == 9000
+def test_where_the_product_names_no_total_the_end_is_looked_for(bench: Any) -> None:
+    """CyCognito: within two per cent, with a few small requests."""
+    run = bench("cycognito", Inventory(9000, 30_000))
+    found = estimate("cycognito", "full", run.deps, TERMS)["streams"]
+    assert found["issues"]["rows"] == pytest.approx(30_000, rel=0.02)
+    assert sum(found[name]["rows"] for name in ("domains", "web_apps", "ip_ranges")) == pytest.approx(9000, rel=0.02)
+    assert max(run.simulator.stats.by_path.values()) <= SAMPLE_PAGES + 25
+
+
+def test_a_server_that_ignores_the_page_size_is_counted_in_its_own_pages() -> None:
+    """2,300 records, 100 a page whatever is asked for: the end is found by its pages."""
+    stream = source_of("cycognito").stream("issues")
+    records = [b'{"id":"%d"}' % number for number in range(2300)]
+
+    class Stubborn:
+        def fetch(self, request: Any) -> tuple[int, bytes]:
+            first = int(request.query["offset"]) * 100
+            return 200, b"[" + b",".join(records[first : first + 100]) + b"]"
+
+    found = extent(Stubborn(), stream, {}, [100, 100, 100], lambda _: False)  # type: ignore[arg-type]  # what it asks of a reader
+    assert found == pytest.approx(2300, rel=0.05)
+
+
+def test_an_export_job_is_counted_by_its_chunks(bench: Any) -> None:
+    """Tenable: the list of chunks is awaited, none but the sample's is fetched, and the job is not left running."""
+    run = hurried(bench, Inventory(6000, 5000))
+    found = estimate("tenable", "full", run.deps, TERMS)["streams"]
+    assert found["assets"]["rows"] == pytest.approx(6000, rel=0.1)
+    assert found["vulnerabilities"]["rows"] == pytest.approx(5000, rel=0.1)
+    assert found["assets"]["sampled"] < 6000
 
 
 def test_a_sampled_export_job_is_cancelled(bench: Any) -> None:
     """Tenable prepares an export for the sample: it is not left running."""
-    run = bench("tenable", Inventory(6000, 0))
+    run = hurried(bench, Inventory(6000, 0))
     found = estimate("tenable", "full", run.deps, TERMS, records=6000)
     assert found["streams"]["assets"]["sampled"] > 0
     cancels = {path: count for path, count in run.simulator.stats.by_path.items() if "cancel" in path}
     assert sum(cancels.values()) >= 1, run.simulator.stats.by_path
 
 
+def test_a_load_that_begins_meanwhile_keeps_the_job_that_it_adopted(bench: Any) -> None:
+    """Both ask for the same export: the sample's end is not the load's."""
+    run = hurried(bench, Inventory(6000, 0))
+    run.readers["tenable"].sleep = lambda _: run.staging.put_json("state/tenable/current.json", {"run_id": "r"}, {})
+    estimate("tenable", "full", run.deps, TERMS)
+    assert not any("cancel" in path for path in run.simulator.stats.by_path)
+
+
 def test_a_job_that_somebody_else_runs_is_not_cancelled_nor_taken_for_everything(bench: Any) -> None:
     """A load of the same product is going on: the sample reads of its job and leaves it to it."""
-    run = bench("tenable", Inventory(600, 0))
+    run = hurried(bench, Inventory(600, 0))
     stream = source_of("tenable").stream("assets")
     reader = run.deps.reader("tenable")
     step = stream.paging.step({"since": None})
+    assert isinstance(step, Fetch)
     reader.fetch(step.request)
     found = estimate("tenable", "full", run.deps, TERMS)
     assert found["streams"]["assets"]["sampled"] > 0
     assert found["streams"]["assets"]["rows"] is None
+    assert any(note.startswith("assets: nothing shows") for note in found["notes"])
+    told = estimate("tenable", "full", run.deps, TERMS, records=600)
+    assert told["streams"]["assets"]["rows"] == 600
     assert not any("assets" in path and "cancel" in path for path in run.simulator.stats.by_path)
