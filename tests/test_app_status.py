@@ -1,4 +1,4 @@
-"""Which run an instance is of, from the moment that it is started."""
+"""Which run an instance is of, from the moment that it is started; what an activity answers for an error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import contracts
 import function_app
 
 INPUT = {"request": {"run_id": "tenable-2"}}
@@ -45,3 +46,16 @@ def test_a_load_is_known_from_its_start(client: Client) -> None:
 def test_an_instance_that_has_ended_is_no_running_load() -> None:
     """Its manifest answers for it."""
     assert asyncio.run(function_app._running(Client({"run_id": "tenable-2"}, None, "Completed"), "tenable")) is None
+
+
+@pytest.mark.parametrize("progressed", [False, True])
+def test_a_step_that_got_on_says_so_when_it_wants_to_be_called_again(*, progressed: bool) -> None:
+    """What the orchestrator needs to tell a slow sink from one that is out."""
+
+    def work() -> contracts.JsonDict:
+        error = contracts.TryAgain("the rest follows", 3.0)
+        error.progressed = progressed
+        raise error
+
+    answer = function_app._answer("upload", work)
+    assert answer == contracts.again("the rest follows", 3.0, progressed=progressed)
