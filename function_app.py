@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,7 +176,8 @@ def _deps() -> Deps:
         page_records=settings.page_records,
     )
     destinations = tuple(_destination(destination, settings) for destination in settings.destinations)
-    return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight))
+    desks = threading.Semaphore(settings.work_at_once)
+    return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight), desks)
 
 
 def _answer(name: str, work: Callable[[], Message | JsonDict]) -> JsonDict:

@@ -23,7 +23,7 @@ LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 MIB: Final = 1024 * 1024
 
-PACK_BYTES: Final = {"raw": 24 * MIB, "wire": 48 * MIB}
+PACK_BYTES: Final = {"raw": 40 * MIB, "wire": 48 * MIB}
 """UPLOAD_PACK_BYTES when it is not set: a compressed body holds 6 to 12 MiB of rows (measured on the three products' shapes)."""
 
 
@@ -77,6 +77,7 @@ class Settings:
     upload_mode: str
     dcr_requests_per_minute: float
     dcr_bytes_per_minute: float
+    work_at_once: int
     lanes: int
     page_records: int
     resume_within_s: float
@@ -195,7 +196,7 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         staging_container=reader.text("STAGING_CONTAINER", "caasm"),
         destinations=_destinations(reader),
         identity_client_id=reader.text("AZURE_CLIENT_ID") or None,
-        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 16 * MIB, 1024, 128 * MIB),
+        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 8 * MIB, 1024, 128 * MIB),
         export_s=reader.number("EXPORT_SECONDS", 60, 1, 540),
         source_timeout_s=reader.number("SOURCE_TIMEOUT_SECONDS", 60, 1, 300),
         upload_s=reader.number("UPLOAD_SECONDS", 240, 1, 540),
@@ -205,6 +206,7 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         upload_mode=_upload_mode(reader),
         dcr_requests_per_minute=reader.number("DCR_REQUESTS_PER_MINUTE", 12_000, 0, 10_000_000) * share * MARGIN,
         dcr_bytes_per_minute=reader.number("DCR_BYTES_PER_MINUTE", 2_000_000_000, 0, 1e15) * share * MARGIN,
+        work_at_once=reader.whole("WORK_AT_ONCE", 1, 1, 16),
         lanes=reader.whole("LANES", 0, 0, 64),
         page_records=reader.whole("PAGE_RECORDS", 0, 16, 10_000) if reader.text("PAGE_RECORDS") else 0,
         resume_within_s=reader.number("RESUME_WITHIN_SECONDS", 14_400, 0, 86_400),

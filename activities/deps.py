@@ -5,9 +5,10 @@ Invariant: an activity reads nothing from the environment and builds no client; 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
@@ -47,13 +48,18 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """Everything that activities depend on. `reader` raises Stop when the source's settings are missing."""
+    """Everything that activities depend on. `reader` raises Stop when the source's settings are missing.
+
+    `desks`: whoever flattens or encodes a segment holds one of them. Such work takes ten times a segment's bytes and uses no core better for being done more often
+    at once than there are cores; fetching, waiting and sending need none.
+    """
 
     staging: Staging
     reader: Callable[[str], Reader]
     destinations: tuple[Destination, ...]
     budgets: Budgets
     sending: Budget
+    desks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(2))
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 

@@ -33,6 +33,13 @@ def transform(request: TransformRequest, deps: Deps) -> TransformResult:
     if done is not None:
         return TransformResult.from_wire(done)
     deps.check_cancelled(run)
+    with deps.desks:
+        return _transformed(request, run, deps)
+
+
+def _transformed(request: TransformRequest, run: Run, deps: Deps) -> TransformResult:
+    names = deps.names(run)
+    where = (request.stream, request.lane, request.segment)
     raw = pq.read_table(pa.BufferReader(deps.staging.read(names.raw(*where))), use_threads=False).combine_chunks()
     records = raw["record"].combine_chunks() if raw.num_rows else pa.array([], pa.binary())
     feed_type = "Changefeed" if run.mode == "delta" else "Snapshot"

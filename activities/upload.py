@@ -11,8 +11,9 @@ import json
 import threading
 import uuid
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import polars as pl
 import pyarrow as pa
@@ -23,7 +24,7 @@ from activities.export import parquet
 from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
-from sentinel.packing import Chunk
+from sentinel.packing import Chunk, Lines
 from sentinel.receipts import Line, Range, Receipts
 
 DEAD_SCHEMA = pa.schema(
@@ -42,6 +43,7 @@ Wires = dict[int, tuple[int, bytes]]
 """Gzipped bodies by where their chunk starts, with where it ends."""
 
 FLUSH_LINES = 8
+ROWS_AT_ONCE = 8192
 REFUSED_BEFORE_STOP = 20
 
 
@@ -49,7 +51,7 @@ REFUSED_BEFORE_STOP = 20
 class _Pack:
     """The rows of the pack: NDJSON, its chunks, and per segment the offset where its rows begin and the records that they came from."""
 
-    lines: bytes
+    lines: Lines
     rows: int
     unchanged: int
     last: int
@@ -58,6 +60,16 @@ class _Pack:
     records: list[pl.Series]
     chunks: list[Chunk] = field(default_factory=list)
     oversize: list[Chunk] = field(default_factory=list)
+    digests: dict[Range, str] = field(default_factory=dict)
+
+    def rows_in(self, part: Range) -> int:
+        """How many rows a byte range holds; whole chunks need no counting."""
+        rows, at = 0, part[0]
+        for chunk in self.chunks[bisect_left(self.chunks, at, key=attrgetter("start")) :]:
+            if chunk.start != at or chunk.end > part[1]:
+                break
+            rows, at = rows + chunk.rows, chunk.end + 1
+        return rows if at > part[1] else rows + receipts.rows_in(self.lines, (at, part[1]))
 
     def origin(self, part: Range) -> tuple[int, int]:
         """Segment of a single row, and the position of its record in the raw segment."""
@@ -79,7 +91,8 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     done = deps.staging.summary(names.receipts(*where))
     if done:
         return UploadResult.from_wire(done)
-    pack, ready = _freeze(request, deps, _pack(request, deps), frozen=frozen_last is not None)
+    with deps.desks:
+        pack, ready = _freeze(request, deps, _pack(request, deps), frozen=frozen_last is not None)
     table = deps.stream(run, request.stream).table
     outcomes = {d.name: _deliver(request, deps, d, table, pack, ready) for d in deps.destinations}
     result = _result(pack, outcomes)
@@ -93,11 +106,11 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
 def _pack(request: UploadRequest, deps: Deps) -> _Pack:
     names = deps.names(Run.from_wire(request.run))
     wanted = _verdicts(request, deps) if request.verdicts else None
-    texts: list[bytes] = []
+    lines = bytearray()
     starts: list[int] = []
     segments: list[int] = []
     records: list[pl.Series] = []
-    rows, size, staged = 0, 0, 0
+    rows, staged = 0, 0
     for segment in range(request.first, request.last + 1):
         name = names.rows(request.stream, request.lane, segment)
         if wanted is not None:
@@ -107,14 +120,13 @@ def _pack(request: UploadRequest, deps: Deps) -> _Pack:
                 continue
         frame = pl.read_parquet(io.BytesIO(deps.staging.read(name)))
         frame = frame if wanted is None else frame[wanted[segment]]
-        text = packing.encode(frame.drop("_record")) if frame.height else b""
-        starts.append(size)
+        starts.append(len(lines))
         segments.append(segment)
         records.append(frame["_record"])
-        texts.append(text)
+        # What encoding takes beside the rows grows with the rows that are encoded at once.
+        for some in frame.drop("_record").iter_slices(ROWS_AT_ONCE):
+            lines += packing.encode(some)
         rows += frame.height
-        size += len(text)
-    lines = texts[0] if len(texts) == 1 else b"".join(texts)
     unchanged = 0 if wanted is None else staged - rows
     return _Pack(lines, rows, unchanged, request.last, starts, segments, records)
 
@@ -125,7 +137,6 @@ def _freeze(request: UploadRequest, deps: Deps, pack: _Pack, *, frozen: bool) ->
     A compressed body's length depends on the compressor, so what was cut once is read, never cut again. Raises Stop when the rows are other ones.
     """
     name = deps.names(Run.from_wire(request.run)).pack(request.stream, request.lane, request.first, request.last)
-    identity: JsonDict = {"rows": pack.rows, "sha256": packing.digest(pack.lines)}
     if not frozen:
         limit = deps.budgets.body_limit_bytes
         wires: Wires = {}
@@ -134,19 +145,34 @@ def _freeze(request: UploadRequest, deps: Deps, pack: _Pack, *, frozen: bool) ->
             wires = {chunk.start: (chunk.end, wire) for chunk, wire in zip(chunks, compressed, strict=True)}
         else:
             chunks, oversize = packing.cut(pack.lines, limit)
-        membership = identity | {"limit": limit, "chunks": _offsets(chunks), "oversize": _offsets(oversize)}
+        pack = _cut(pack, chunks, oversize)
+        membership: JsonDict = {
+            "rows": pack.rows,
+            "digests": list(pack.digests.values()),
+            "limit": limit,
+            "chunks": _offsets(chunks),
+            "oversize": _offsets(oversize),
+        }
         content = json.dumps(membership).encode()
-        written = identity | {"membership": packing.digest(content)}
+        written = {"rows": pack.rows, "membership": packing.digest(content)}
         if deps.staging.create(name, content, written) == written:
-            return replace(pack, chunks=chunks, oversize=oversize), wires
+            return pack, wires
     # Frozen by an earlier try, or by a copy of this one that was faster.
     standing: JsonDict = json.loads(deps.staging.read(name))
-    if {key: standing[key] for key in identity} != identity:
+    pack = _cut(pack, _chunks(standing["chunks"]), _chunks(standing["oversize"]))
+    if standing["rows"] != pack.rows or standing.get("digests") != list(pack.digests.values()):
         raise Stop(
             f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",
             "the app was changed while the run was going on: deploy the version that began it, or cancel the run and start a new one",
         )
-    return replace(pack, chunks=_chunks(standing["chunks"]), oversize=_chunks(standing["oversize"])), {}
+    return pack, {}
+
+
+def _cut(pack: _Pack, chunks: list[Chunk], oversize: list[Chunk]) -> _Pack:
+    """The pack with these chunks and the digest of each."""
+    parts = [(chunk.start, chunk.end) for chunk in (*chunks, *oversize)]
+    digests = {part: packing.digest(pack.lines[part[0] : part[1]]) for part in parts}
+    return replace(pack, chunks=chunks, oversize=oversize, digests=digests)
 
 
 def _offsets(chunks: list[Chunk]) -> list[list[int]]:
@@ -199,7 +225,7 @@ def _deliver(
     last = destination is deps.destinations[-1]
     sender.wire = lambda lines, chunk: _wire(lines, chunk, ready, last=last)
     sender.until = deps.clock() + deps.budgets.upload_s
-    writer = _Writer(deps, log, attempt, run.run_id, pack.lines, refused_only=not known.accepted)
+    writer = _Writer(deps, log, attempt, run.run_id, pack, refused_only=not known.accepted)
     doubts: list[Part] = []
     try:
         sender.send(pack.lines, left, writer.sent, doubts.append)
@@ -217,7 +243,7 @@ def _deliver(
     return Receipts.of(deps.staging.log(log))
 
 
-def _wire(lines: bytes, chunk: Chunk, ready: Wires, *, last: bool) -> bytes:
+def _wire(lines: Lines, chunk: Chunk, ready: Wires, *, last: bool) -> bytes:
     """The gzipped body of a chunk: the one that cutting left, let go when no other destination wants it, or made now (of a half, or of a frozen chunk)."""
     left = ready.get(chunk.start)
     if left is None or left[0] != chunk.end:
@@ -235,16 +261,17 @@ def _closed(attempt: str, doubts: list[Part], sender: Sender) -> Line:
 class _Writer:
     """Collects receipts from the sender's threads and appends them a few at a time: a crash leaves the latest few in doubt."""
 
-    def __init__(self, deps: Deps, log: str, attempt: str, run_id: str, lines: bytes, *, refused_only: bool) -> None:
-        self._deps, self._log, self._attempt, self._run_id, self._lines = deps, log, attempt, run_id, lines
+    def __init__(self, deps: Deps, log: str, attempt: str, run_id: str, pack: _Pack, *, refused_only: bool) -> None:
+        self._deps, self._log, self._attempt, self._run_id, self._pack = deps, log, attempt, run_id, pack
         self._pending: list[Line] = []
         self._lock = threading.Lock()
         self._refused_only, self._refused = refused_only, 0
         self.settled = 0
 
     def sent(self, sent: Sent) -> None:
-        body = self._lines[sent.chunk.start : sent.chunk.end]
-        line = receipts.settled(self._attempt, sent, packing.digest(body), self._run_id)
+        part = (sent.chunk.start, sent.chunk.end)
+        digest = self._pack.digests.get(part) or packing.digest(self._pack.lines[part[0] : part[1]])
+        line = receipts.settled(self._attempt, sent, digest, self._run_id)
         with self._lock:
             self._pending.append(line)
             self.settled += 1
@@ -276,18 +303,18 @@ class _Writer:
 
 def _result(pack: _Pack, outcomes: dict[str, Receipts]) -> UploadResult:
     dead = receipts.merged(part for outcome in outcomes.values() for part in outcome.refused)
-    dead_rows = sum(receipts.rows_in(pack.lines, part) for part in dead) + len(pack.oversize)
+    dead_rows = sum(pack.rows_in(part) for part in dead) + len(pack.oversize)
     accepted = pack.rows - dead_rows
     for outcome in outcomes.values():
         taken = receipts.merged([*outcome.accepted, *outcome.refused, *((c.start, c.end) for c in pack.oversize)])
         # Counted from the receipts, not from what was meant to be sent.
-        accepted = min(accepted, sum(receipts.rows_in(pack.lines, part) for part in taken) - dead_rows)
+        accepted = min(accepted, sum(pack.rows_in(part) for part in taken) - dead_rows)
     doubtful = receipts.merged(part for outcome in outcomes.values() for part in outcome.ambiguous)
     return UploadResult(
         rows=pack.rows + pack.unchanged,
         accepted=accepted,
         dead_lettered=dead_rows,
-        possibly_repeated=sum(receipts.rows_in(pack.lines, part) for part in doubtful),
+        possibly_repeated=sum(pack.rows_in(part) for part in doubtful),
         chunks=sum(outcome.chunks for outcome in outcomes.values()),
         requests=sum(outcome.requests for outcome in outcomes.values()),
         bytes_sent=sum(outcome.body_bytes for outcome in outcomes.values()),
@@ -327,7 +354,7 @@ def _dead_letters(request: UploadRequest, deps: Deps, pack: _Pack, outcomes: dic
 def _letter(
     pack: _Pack, part: Range, destination: str, segment: int, status: int, reason: str, record: bytes
 ) -> dict[str, object]:
-    row = pack.lines[part[0] : part[1]]
+    row = bytes(pack.lines[part[0] : part[1]])
     return dict(zip(DEAD_SCHEMA.names, (destination, segment, status, reason, row, record), strict=True))
 
 

@@ -217,7 +217,7 @@ class Sender:
     doors: Sequence[Door]
     stream: str
     budget: Budget = field(default_factory=Budget)
-    wire: Callable[[bytes, packing.Chunk], bytes] = packing.wire
+    wire: Callable[[packing.Lines, packing.Chunk], bytes] = packing.wire
     cancelled: Callable[[], bool] = lambda: False
     until: float = math.inf
     clock: Callable[[], float] = time.monotonic
@@ -225,7 +225,11 @@ class Sender:
     tally: Tally = field(default_factory=Tally)
 
     def send(
-        self, lines: bytes, parts: Sequence[Part], on_sent: Callable[[Sent], None], on_doubt: Callable[[Part], None]
+        self,
+        lines: packing.Lines,
+        parts: Sequence[Part],
+        on_sent: Callable[[Sent], None],
+        on_doubt: Callable[[Part], None],
     ) -> None:
         """Send every part of the NDJSON `lines`.
 
@@ -253,7 +257,7 @@ class Sender:
             raise failure
 
     def _whole(
-        self, lines: bytes, whole: Part, on_sent: Callable[[Sent], None], on_doubt: Callable[[Part], None]
+        self, lines: packing.Lines, whole: Part, on_sent: Callable[[Sent], None], on_doubt: Callable[[Part], None]
     ) -> None:
         pending = [whole]
         while pending:
@@ -273,7 +277,7 @@ class Sender:
                     replace(part, chunk=half, in_doubt=sent.ambiguous) for half in packing.halve(lines, part.chunk)
                 ] + pending
 
-    def _part(self, lines: bytes, part: Part, doubt: Doubt) -> Sent:
+    def _part(self, lines: packing.Lines, part: Part, doubt: Doubt) -> Sent:
         door = self.doors[part.door % len(self.doors)]
         chunk = part.chunk
         wire = self.wire(lines, chunk)

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import polars as pl
 
+Lines = bytes | bytearray
+"""NDJSON, every row ended by a newline."""
+
 BODY_LIMIT_BYTES: Final = 1_048_576
 """The service's "Maximum allowed content length" (413 ContentLengthLimitExceeded); documented as 1 MB, compressed and uncompressed."""
 
@@ -102,7 +105,7 @@ def _fields(names: list[str]) -> pl.Expr:
     return pl.struct(names).struct.json_encode().str.slice(1).str.head(-1)
 
 
-def cut(lines: bytes, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[Chunk]]:
+def cut(lines: Lines, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[Chunk]]:
     """Cut NDJSON into chunks whose bodies are as full as whole rows allow; the second list holds the rows too long for any body.
 
     Greedy in order is optimal in the number of bodies for rows that keep their order.
@@ -123,7 +126,7 @@ def cut(lines: bytes, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[
 
 
 def cut_wire(
-    lines: bytes, limit: int = BODY_LIMIT_BYTES, body_limit: int = WIRE_BODY_LIMIT_BYTES
+    lines: Lines, limit: int = BODY_LIMIT_BYTES, body_limit: int = WIRE_BODY_LIMIT_BYTES
 ) -> tuple[list[Chunk], list[Chunk], list[bytes]]:
     """As `cut`, for bodies whose gzip stays within `limit` and whose own length within `body_limit`; the third list holds the gzipped bodies.
 
@@ -151,7 +154,7 @@ def cut_wire(
     return chunks, oversize, wires
 
 
-def _block_end(lines: bytes, start: int, most: int) -> int:
+def _block_end(lines: Lines, start: int, most: int) -> int:
     """Where the newline is that ends the block: as many rows as `most` bytes take, at least one."""
     at = lines.rfind(b"\n", start, start + most)
     return at if at != -1 else lines.find(b"\n", start)
@@ -169,7 +172,7 @@ class _Press:
         self._room, self._body_room = limit - _FRAME_BYTES, body_limit - 1
         self._crc, self._length = 0, 0
 
-    def add(self, lines: bytes, start: int, end: int) -> bool:
+    def add(self, lines: Lines, start: int, end: int) -> bool:
         """Add the rows from `start` to `end`; whether they fitted. After a no, nothing can be added."""
         block = (b"," if self._length else b"[") + lines[start:end].replace(b"\n", b",")
         part = self._deflate.compress(block) + self._deflate.flush(self._zlib.Z_SYNC_FLUSH)
@@ -189,7 +192,7 @@ class _Press:
         return b"".join([*self._parts, _LAST_BLOCK, trailer])
 
 
-def wire(lines: bytes, chunk: Chunk) -> bytes:
+def wire(lines: Lines, chunk: Chunk) -> bytes:
     """The chunk's body gzipped; one that is longer than a raw one is never held uncompressed."""
     if chunk.body_bytes <= BODY_LIMIT_BYTES:
         return compress(body(lines, chunk))
@@ -202,7 +205,7 @@ def wire(lines: bytes, chunk: Chunk) -> bytes:
     return press.finish()
 
 
-def halve(lines: bytes, chunk: Chunk) -> tuple[Chunk, Chunk]:
+def halve(lines: Lines, chunk: Chunk) -> tuple[Chunk, Chunk]:
     """The chunk as two, cut at the first row boundary from its middle on (the last before it if there is none); it must have at least two rows."""
     middle = (chunk.start + chunk.end) // 2
     at = lines.find(b"\n", middle, chunk.end)
@@ -212,12 +215,12 @@ def halve(lines: bytes, chunk: Chunk) -> tuple[Chunk, Chunk]:
     return Chunk(chunk.start, at, first), Chunk(at + 1, chunk.end, chunk.rows - first)
 
 
-def body(lines: bytes, chunk: Chunk) -> bytes:
+def body(lines: Lines, chunk: Chunk) -> bytes:
     """The chunk's request body, uncompressed: a JSON array, exactly `chunk.body_bytes` long."""
     return b"[" + lines[chunk.start : chunk.end].replace(b"\n", b",") + b"]"
 
 
-def digest(content: bytes) -> str:
+def digest(content: Lines) -> str:
     """Identity of a body in receipts: the first 128 bits of its SHA-256, in hex."""
     return hashlib.sha256(content).hexdigest()[:32]
 
@@ -237,6 +240,6 @@ def fewest_requests(chunks: list[Chunk], limit: int = BODY_LIMIT_BYTES) -> int:
     return -(-payload // (limit - 1)) if payload else 0
 
 
-def rows_of(lines: bytes, chunk: Chunk) -> Iterator[bytes]:
+def rows_of(lines: Lines, chunk: Chunk) -> Iterator[bytes]:
     """The chunk's rows as JSON texts."""
-    return iter(lines[chunk.start : chunk.end].split(b"\n"))
+    return iter(bytes(lines[chunk.start : chunk.end]).split(b"\n"))

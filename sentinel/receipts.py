@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sentinel.ingestion import Part, Sent
-from sentinel.packing import Chunk
+from sentinel.packing import Chunk, Lines
 
 Line = dict[str, Any]
 Range = tuple[int, int]
@@ -101,18 +101,21 @@ class Receipts:
         self.accepted.append(part)
         self.chunks += 1
 
-    def left(self, lines: bytes, chunks: Sequence[Chunk]) -> list[Part]:
+    def left(self, lines: Lines, chunks: Sequence[Chunk]) -> list[Part]:
         """The parts of `chunks` that no line settles, with whether they are in doubt; a chunk's place decides its DCR, so that is the same each time."""
         settled_ranges = merged([*self.accepted, *self.refused])
         parts = []
         for door, chunk in enumerate(chunks):
             for low, high in _gaps((chunk.start, chunk.end), settled_ranges):
                 doubt = self.all_in_doubt or _overlaps(self.doubts, (low, high))
-                parts.append(Part(Chunk(low, high, rows_in(lines, (low, high))), doubt, door))
+                left = (
+                    chunk if (low, high) == (chunk.start, chunk.end) else Chunk(low, high, rows_in(lines, (low, high)))
+                )
+                parts.append(Part(left, doubt, door))
         return parts
 
 
-def rows_in(lines: bytes, part: Range) -> int:
+def rows_in(lines: Lines, part: Range) -> int:
     """How many rows a byte range of the NDJSON holds."""
     return lines.count(b"\n", *part) + 1
 

@@ -7,7 +7,7 @@ no text is longer than the service's field limit, and a row whose text was cut s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -58,6 +58,9 @@ class Envelope:
     feed_type: str
 
 
+BYTES_AT_ONCE = 4 * 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Flattened:
     """The rows, the rejects in record order, how many records took the lenient path, how many rows had a text cut."""
@@ -73,11 +76,42 @@ def schema(table: Table) -> dict[str, pl.DataType]:
     return {column.name: TYPES[column.type] for column in table.columns}
 
 
-def flatten(transform: Transform, records: pa.Array, envelope: Envelope, *, fast: bool = True) -> Flattened:
-    """Decode, flatten and conform the raw records of one segment. Pure: the same records and envelope give the same rows."""
+def flatten(
+    transform: Transform,
+    records: pa.Array,
+    envelope: Envelope,
+    *,
+    fast: bool = True,
+    bytes_at_once: int = BYTES_AT_ONCE,
+) -> Flattened:
+    """Decode, flatten and conform the raw records of one segment. Pure: the same records and envelope give the same rows.
+
+    What it takes beside the rows is ten times what is worked on at once, so that is `bytes_at_once`, however long the segment is.
+    """
+    at_once = max(1, len(records) * bytes_at_once // max(1, records.nbytes))
+    parts = [
+        _flattened(transform, records.slice(first, at_once), envelope, first, fast=fast)
+        for first in range(0, max(1, len(records)), at_once)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Flattened(
+        pl.concat([part.rows for part in parts]),
+        [reject for part in parts for reject in part.rejects],
+        sum(part.lenient for part in parts),
+        sum(part.truncated for part in parts),
+    )
+
+
+def _flattened(transform: Transform, records: pa.Array, envelope: Envelope, first: int, *, fast: bool) -> Flattened:
+    """Some of a segment's records, of which the first has that position."""
     decoded = decode(records, transform.fields, fast=fast)
     frame = decoded.frame.lazy().pipe(transform.flatten).collect()
-    return conform(frame, transform, envelope, decoded)
+    part = conform(frame, transform, envelope, decoded)
+    if not first:
+        return part
+    rows = part.rows.with_columns(pl.col(RECORD) + pl.lit(first, part.rows.schema[RECORD]))
+    return replace(part, rows=rows, rejects=[replace(reject, record=reject.record + first) for reject in part.rejects])
 
 
 def conform(frame: pl.DataFrame, transform: Transform, envelope: Envelope, decoded: Decoded) -> Flattened:

@@ -315,7 +315,7 @@ def test_a_pack_whose_rows_give_other_bytes_stops(staged: Any) -> None:
         run.upload("devices", 0, 2)
     run.sink.refuse = lambda _: None
     name = run.names.pack("devices", 0, 0, 2)
-    run.staging.put_json(name, {**run.staging.find_json(name), "sha256": "0" * 32}, {})
+    run.staging.put_json(name, {**run.staging.find_json(name), "digests": ["0" * 32]}, {})
     with pytest.raises(Stop, match="frozen with other bytes"):
         run.upload("devices", 0, 2)
     assert run.sink.accepted == []

@@ -23,11 +23,11 @@ def _text(record: Any) -> bytes:
 
 @pytest.fixture(scope="session")
 def flattened() -> Callable[..., Flattened]:
-    """A function from a stream's name ("source/stream") and its records to their rows and rejects; `fast` as in `decode`."""
+    """A function from a stream's name ("source/stream") and its records to their rows and rejects; more arguments as of `flatten`."""
 
-    def run(name: str, records: Iterable[Any], *, fast: bool = True) -> Flattened:
+    def run(name: str, records: Iterable[Any], **how: Any) -> Flattened:
         source, stream = name.split("/")
         texts = pa.array([_text(record) for record in records], pa.binary())
-        return flatten(TRANSFORMS[source, stream], texts, ENVELOPE, fast=fast)
+        return flatten(TRANSFORMS[source, stream], texts, ENVELOPE, **how)
 
     return run

@@ -127,6 +127,23 @@ def test_records_without_identifier_are_rejects_that_add_up(name: str, flattened
     assert [reject.record for reject in result.rejects] == [1, 2, 4, 5]
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_how_many_records_are_worked_on_at_once_shows_nowhere(name: str, flattened) -> None:
+    """Rows, rejects and their records' positions are those of the whole, also where the parts are single records."""
+    key = IDENTIFIER.get(name, IDENTIFIER[name.partition("/")[0]])
+
+    @QUICK
+    @given(_records(name, flips=True), st.integers(1, 300))
+    def check(records: list[dict[str, Any]], bytes_at_once: int) -> None:
+        mixed = [None, *records, {}, *({key: number} for number in range(1, 5))]
+        whole, parts = flattened(name, mixed), flattened(name, mixed, bytes_at_once=bytes_at_once)
+        assert parts.rows.equals(whole.rows)
+        assert parts.rows.schema == whole.rows.schema
+        assert (parts.rejects, parts.truncated) == (whole.rejects, whole.truncated)
+
+    check()
+
+
 @pytest.mark.parametrize("character", ["x", "é", "漢", "\U0001f600"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"])
 @pytest.mark.parametrize("over", range(-2, 3))
 def test_a_text_is_cut_between_characters(character: str, over: int, flattened) -> None:
