@@ -140,12 +140,13 @@ class Policy(Message):
 
 @dataclass(frozen=True, slots=True)
 class LanePlan(Message):
-    """One lane of a stream: where it starts. `cursor` is the paging kind's own small JSON state."""
+    """One lane of a stream: where it starts. `cursor` is the paging kind's own small JSON state. `derived`: streams that its records are rows of as well."""
 
     stream: str
     lane: int
     cursor: JsonDict
     uploads: bool = True
+    derived: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class Plan(Message):
     """What `open_run` decided: the run, its lanes, the records that the source promises per stream (None: it does not say), budgets.
 
     `known`: per stream, the keys of the index that the run is compared with. `streams`: per stream how its export is to be taken:
-    `whole` (it gives everything there is), `stability` (of its paging), `table`. `unsettled`: earlier runs that may have sent rows which no index knows.
+    `whole` (it gives everything there is), `stability` (of its paging), `table`, of a derived stream also `parent`. `unsettled`: earlier runs that may have sent rows which no index knows.
     """
 
     run: JsonDict
@@ -198,17 +199,18 @@ class ExportResult(Message):
 
 @dataclass(frozen=True, slots=True)
 class TransformRequest(Message):
-    """Transform one staged segment."""
+    """Transform one staged segment, and stage beside its rows those of the `derived` streams."""
 
     run: JsonDict
     stream: str
     lane: int
     segment: int
+    derived: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class TransformResult(Message):
-    """Records read, made into rows, rejected, filtered; the rows; an estimate of their JSON size in bytes."""
+    """Records read, made into rows, rejected, filtered; the rows; an estimate of their JSON size in bytes. `derived`: the same of each derived stream, with `staged` for what was read."""
 
     records: int
     flattened: int
@@ -219,6 +221,7 @@ class TransformResult(Message):
     unknown_severity: int = 0
     lenient: int = 0
     truncated: int = 0
+    derived: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 from activities.announce import announce
 from activities.deps import Deps, source_of
 from activities.index import DROPPED, KEPT
-from activities.ledger import COUNTS, StreamLedger, compute
+from activities.ledger import COUNTS, RECORDS, StreamLedger, compute
 from activities.orphans import count_orphans
 from contracts import CloseRequest, JsonDict, Plan, Run
 from staging import Names, current_name, unsettled_name, watermark_name
@@ -28,8 +28,9 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     wire = deps.staging.find_json(names.plan)
     plan = Plan.from_wire(wire) if wire is not None else None
     lanes = plan.lanes if plan is not None else []
-    streams = list(dict.fromkeys(lane["stream"] for lane in lanes))
-    ledgers = compute(deps.staging.list(names.prefix), names, streams)
+    parents = {name: of["parent"] for name, of in (plan.streams if plan is not None else {}).items() if "parent" in of}
+    streams = dict.fromkeys([*(lane["stream"] for lane in lanes), *parents])
+    ledgers = compute(deps.staging.list(names.prefix), names, streams, parents)
     if not request.failed:
         _count_orphans(deps, run, ledgers)
     for stream, sums in request.diffs.items():
@@ -43,7 +44,11 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         reasons.append(
             "another load of this source was committed meanwhile: this one compared with what no longer counts"
         )
-    totals = {name: sum(getattr(ledger, name) for ledger in ledgers.values()) for name in COUNTS}
+    # A record that several streams are made of is one record.
+    counted = {
+        name: [of for stream, of in ledgers.items() if not (name in RECORDS and stream in parents)] for name in COUNTS
+    }
+    totals = {name: sum(getattr(ledger, name) for ledger in of) for name, of in counted.items()}
     manifest: JsonDict = {
         "v": 1,
         "run_id": run.run_id,
@@ -112,7 +117,7 @@ def _commit(request: CloseRequest, deps: Deps, run: Run, plan: Plan) -> bool:
 
     A load of which some streams were not compared says nothing about them and moves nothing; nor does one whose clock stood before the last one's.
     """
-    if set(request.diffs) != {stream.name for stream in source_of(run.source).streams}:
+    if set(request.diffs) != set(source_of(run.source).tables):
         return True
     streams = {
         name: {"parts": sums["parts"], "gone_rule": sums["gone_rule"], "keys": _keys(sums, whole=run.since is None)}
@@ -152,7 +157,7 @@ def _settle(deps: Deps, run: Run, plan: Plan) -> None:
 
 
 def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> None:
-    tables = {stream.name: stream.table for stream in source_of(run.source).streams}
+    tables = source_of(run.source).tables
     prefix = deps.names(run).prefix + "rows/"
     blobs = [blob.name for blob in deps.staging.list(prefix) if blob.summary.get("rows")]
 

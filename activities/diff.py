@@ -47,7 +47,7 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     for run_id in (deps.staging.find_json(names.plan) or {}).get("unsettled", []):
         base = doubted(deps.staging, Names(run.source, run_id), request.stream, base, request.part, request.parts)
     judged = _judge(request, _found(request, deps, run), base)
-    table = BY_NAME[source_of(run.source).stream(request.stream).table]
+    table = BY_NAME[source_of(run.source).tables[request.stream]]
     rows = _tombstones(judged.tombstones, table, run, request.stream)
     deps.staging.create(
         names.rows(request.stream, TOMBSTONE_LANE, request.part), frame_bytes(rows), {"tombstones": rows.height}

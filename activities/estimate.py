@@ -21,8 +21,8 @@ from contracts import JsonDict
 from sentinel import packing
 from sources.model import Stream
 from staging import MANIFESTS, watermark_name
-from transforms.registry import TRANSFORMS
-from transforms.rows import Envelope, flatten
+from transforms.registry import DERIVED, TRANSFORMS
+from transforms.rows import Envelope, Flattened, flatten_together
 
 GB: Final = 1e9
 """Azure Monitor bills by 10^9 bytes."""
@@ -210,10 +210,9 @@ def _from_pages(name: str, deps: Deps, keys: dict[str, int], records: int, notes
     streams = source_of(name).streams
     with ThreadPoolExecutor(len(streams), "sample") as pool:
         samples = list(pool.map(lambda stream: sampled(name, stream, deps, keys.get(stream.name)), streams))
-    parts = {
-        stream.name: _part(name, stream, sample, records or None, deps, notes)
-        for stream, sample in zip(streams, samples, strict=True)
-    }
+    parts: dict[str, Part] = {}
+    for stream, sample in zip(streams, samples, strict=True):
+        parts |= _parts(name, stream, sample, records or None, deps, notes)
     about = [
         stream.name for stream, sample in zip(streams, samples, strict=True) if sample.approximate and sample.records
     ]
@@ -225,24 +224,36 @@ def _from_pages(name: str, deps: Deps, keys: dict[str, int], records: int, notes
     return f"a sample of {taken:,} records", parts, max(known, default=None)
 
 
-def _part(name: str, stream: Stream, sample: Sample, told: int | None, deps: Deps, notes: list[str]) -> Part:
-    """One stream's part from its sample; `told`: how many records there are, if nothing shows it."""
+def _parts(
+    name: str, stream: Stream, sample: Sample, told: int | None, deps: Deps, notes: list[str]
+) -> dict[str, Part]:
+    """The part of a stream, and of those that are derived of it, from its sample; `told`: how many records there are, if nothing shows it."""
     count = sample.records if sample.records is not None else told
     texts = [bytes(record) for page in sample.pages for record in page.records]
+    transforms = {stream.name: TRANSFORMS[name, stream.name]}
+    transforms |= {d.name: DERIVED[name, d.name] for d in source_of(name).derived if d.parent == stream.name}
     if count is None:
         notes.append(
             f"{stream.name}: nothing shows how many records there are, and the sums are without it: {HOW_MANY}"
         )
-        return Part(None, None, None, None, len(texts))
+        return {of: Part(None, None, None, None, len(texts) if of == stream.name else 0) for of in transforms}
     if count and not texts:
         notes.append(f"{stream.name}: no page came within {LONGEST_WAIT_S:.0f} s: try again later")
-        return Part(count, None, None, None)
+        return {of: Part(count, None, None, None) for of in transforms}
     envelope = Envelope("estimate", deps.now(), "Snapshot")
     began = time.perf_counter()
-    flat = flatten(TRANSFORMS[name, stream.name], pa.array(texts, pa.binary()), envelope)
-    lines = packing.encode(flat.rows.drop("_record"))
-    _, _, wires = packing.cut_wire(lines)
+    flattened = flatten_together([*transforms.values()], pa.array(texts, pa.binary()), envelope)
+    made = {of: _made(flat) for of, flat in zip(transforms, flattened, strict=True)}
     worked_s = time.perf_counter() - began
     scale = count / max(1, len(texts))
-    rows, sent, wire = (round(number * scale) for number in (flat.rows.height, len(lines), sum(map(len, wires))))
-    return Part(count, rows, sent, wire, len(texts), scale * (sample.fetched_s / sample.lanes + worked_s))
+    parts = {of: Part(count, *(round(number * scale) for number in numbers)) for of, numbers in made.items()}
+    parts[stream.name].sampled = len(texts)
+    parts[stream.name].duration_s = scale * (sample.fetched_s / sample.lanes + worked_s)
+    return parts
+
+
+def _made(flat: Flattened) -> tuple[int, int, int]:
+    """Rows of the sample, their bytes as JSON and compressed."""
+    lines = packing.encode(flat.rows.drop("_record"))
+    _, _, wires = packing.cut_wire(lines)
+    return flat.rows.height, len(lines), sum(map(len, wires))

@@ -8,7 +8,7 @@ comparison says how many) = accepted + dead-lettered. A ledger that does not add
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from contracts import TOMBSTONE_LANE, JsonDict
@@ -29,6 +29,9 @@ COUNTS = (
     "orphans",
 )
 """The figures of a stream, in the order in which they are shown."""
+
+RECORDS = COUNTS[:5]
+"""Those that count records; the others count rows, tombstones and findings."""
 
 
 @dataclass(slots=True)
@@ -105,8 +108,13 @@ _FROM_RECEIPTS = (
 )
 
 
-def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> dict[str, StreamLedger]:
-    """The ledgers of a run's streams from the listing of its blobs. One pass; memory is a few counters a stream."""
+def compute(
+    blobs: Iterable[Listed], names: Names, streams: Iterable[str], parents: Mapping[str, str] | None = None
+) -> dict[str, StreamLedger]:
+    """The ledgers of a run's streams from the listing of its blobs. One pass; memory is a few counters a stream.
+
+    `parents`: of each derived stream the one whose records it is made of; what that one exported is what this one has to account for.
+    """
     ledgers = {stream: StreamLedger() for stream in streams}
     for blob in blobs:
         kind, _, rest = blob.name.removeprefix(names.prefix).partition("/")
@@ -126,6 +134,8 @@ def compute(blobs: Iterable[Listed], names: Names, streams: Iterable[str]) -> di
         elif kind == "receipts":
             _add(ledger, {"unchanged": 0} | summary, {name: name for name in _FROM_RECEIPTS})
         ledger.reasons.update(summary.get("reasons", {}))
+    for name, parent in (parents or {}).items():
+        ledgers[name].exported = ledgers[parent].exported
     return ledgers
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from activities.deps import Deps, source_of
 from contracts import JsonDict, LanePlan, LoadRequest, Plan, Policy, Run, Stop, TryAgain
-from sources.model import Source, Start, Stream, UnreadablePageError
+from sources.model import Derived, Source, Start, Stream, UnreadablePageError
 from staging import current_name, unsettled_name, watermark_name
 
 OVERLAP: Final = timedelta(hours=1)
@@ -38,7 +38,9 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
         deps.staging.delete(names.cancel)
         return Plan.from_wire(written)
     watermark = deps.staging.find_json(watermark_name(source.name))
-    run, notes = _mode(run, streams, watermark)
+    derived = {stream.name: [d for d in source.derived if d.parent == stream.name] for stream in streams}
+    named = [name for stream in streams for name in (stream.name, *(d.name for d in derived[stream.name]))]
+    run, notes = _mode(run, streams, named, watermark)
     lanes: list[JsonDict] = []
     expected: dict[str, int | None] = {}
     for stream in streams:
@@ -46,7 +48,9 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
         start = start_of(deps.stream(run, stream.name), wanted, run, deps)
         expected[stream.name] = start.total
         lanes += [
-            LanePlan(stream.name, n, cursor, uploads=run.mode == "full").to_wire()
+            LanePlan(
+                stream.name, n, cursor, uploads=run.mode == "full", derived=[d.name for d in derived[stream.name]]
+            ).to_wire()
             for n, cursor in enumerate(start.cursors)
         ]
     indexed = watermark.get("streams", {}) if watermark is not None else {}
@@ -56,17 +60,24 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
         expected=expected,
         policy=policy.to_wire(),
         notes=notes,
-        known={stream.name: indexed[stream.name]["keys"] for stream in streams if stream.name in indexed},
-        streams={
-            stream.name: {"whole": run.since is None, "stability": stream.paging.stability, "table": stream.table}
-            for stream in streams
-        },
+        known={name: indexed[name]["keys"] for name in named if name in indexed},
+        streams=_taken(run, streams, derived),
         unsettled=_registered(run, deps),
     )
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
     opened = {"run_id": run.run_id, "mode": request.mode, "streams": request.streams, "started_at": run.started_at}
     deps.staging.put_json(current_name(source.name), opened | {"resumable": True}, {})
     return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
+
+
+def _taken(run: Run, streams: list[Stream], derived: dict[str, list[Derived]]) -> dict[str, JsonDict]:
+    """How each stream's export is to be taken; a derived one's as that of its parent, whose records it is made of."""
+    taken: dict[str, JsonDict] = {}
+    for stream in streams:
+        how: JsonDict = {"whole": run.since is None, "stability": stream.paging.stability}
+        taken[stream.name] = how | {"table": stream.table}
+        taken |= {d.name: how | {"table": d.table, "parent": stream.name} for d in derived[stream.name]}
+    return taken
 
 
 def _registered(run: Run, deps: Deps) -> list[str]:
@@ -112,14 +123,16 @@ def _streams(source: Source, wanted: list[str]) -> list[Stream]:
     return [known[name] for name in known if name in wanted or not wanted]
 
 
-def _mode(run: Run, streams: list[Stream], watermark: JsonDict | None) -> tuple[Run, list[str]]:
-    """The run as it will really be: a delta needs a complete run to compare with; what the source cannot filter is exported whole."""
+def _mode(run: Run, streams: list[Stream], named: list[str], watermark: JsonDict | None) -> tuple[Run, list[str]]:
+    """The run as it will really be: a delta needs a complete run to compare with, that knew all that are `named` (streams and what is derived of them);
+    what the source cannot filter is exported whole.
+    """
     indexed = (watermark or {}).get("streams", {})
     base = watermark["run_id"] if watermark is not None else None
     full = Run(run.run_id, run.source, "full", run.started_at, None, base)
     if run.mode != "delta":
         return full, []
-    if watermark is None or any(stream.name not in indexed for stream in streams):
+    if watermark is None or any(name not in indexed for name in named):
         return full, ["delta became full: no complete run to compare with"]
     delta = Run(run.run_id, run.source, "delta", run.started_at, None, base)
     if not all(stream.changed_since for stream in streams):

@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from activities.deps import Deps, Destination
+from activities.deps import Deps, Destination, source_of
 from activities.export import parquet
 from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
@@ -93,7 +93,7 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
         return UploadResult.from_wire(done)
     with deps.desks:
         pack, ready = _freeze(request, deps, _pack(request, deps), frozen=frozen_last is not None)
-    table = deps.stream(run, request.stream).table
+    table = source_of(run.source).tables[request.stream]
     outcomes = {d.name: _deliver(request, deps, d, table, pack, ready) for d in deps.destinations}
     result = _result(pack, outcomes)
     dead = _dead_letters(request, deps, pack, outcomes)
@@ -334,7 +334,9 @@ def _dead_letters(request: UploadRequest, deps: Deps, pack: _Pack, outcomes: dic
         dead += [(part, name, line["status"], line["reason"]) for part, line in outcome.refused.items()]
     if not dead:
         return None
-    names = deps.names(Run.from_wire(request.run))
+    run = Run.from_wire(request.run)
+    names = deps.names(run)
+    exported = source_of(run.source).parents.get(request.stream, request.stream)
     raw: dict[int, pa.Table] = {}
     letters = []
     for part, destination, status, reason in sorted(dead):
@@ -343,7 +345,7 @@ def _dead_letters(request: UploadRequest, deps: Deps, pack: _Pack, outcomes: dic
             letters.append(_letter(pack, part, destination, segment, status, reason, b""))
             continue
         if segment not in raw:
-            content = deps.staging.read(names.raw(request.stream, request.lane, segment))
+            content = deps.staging.read(names.raw(exported, request.lane, segment))
             raw[segment] = pq.read_table(pa.BufferReader(content), columns=["record"])
         letters.append(
             _letter(pack, part, destination, segment, status, reason, raw[segment]["record"][record].as_py())

@@ -77,7 +77,7 @@ def _cpu(stack: Stack) -> dict[str, float]:
 def _line(outcome: Outcome, assets: int, engine_s: float, events: int, others: dict[str, float], log: str) -> JsonDict:
     if outcome.status != "complete":
         raise NotMeasuredError(f"the load of {outcome.source} was {outcome.status}: {outcome.reasons}\n{log}")
-    records = sum(stream["exported"] for stream in outcome.streams.values())
+    records = outcome.manifest["totals"]["exported"]
     rows = sum(stream["accepted"] for stream in outcome.streams.values())
     manifest = outcome.manifest
     source_mb, json_mb = manifest["bytes_exported"] / 1e6, manifest["bytes_sent"] / 1e6

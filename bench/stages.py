@@ -34,7 +34,7 @@ STEPS: Final = {
     "activities.export:parquet": "raw Parquet write",
     "pyarrow.parquet:read_table": "raw Parquet read",
     "transforms.rows:decode": "decode the declared fields",
-    "activities.transform:flatten": "flatten",
+    "activities.transform:flatten_together": "flatten",
     "transforms.rows:conform": "conform to the table",
     "activities.transform:keys": "keys and hashes",
     "activities.transform:frame_bytes": "rows Parquet write",
@@ -99,7 +99,7 @@ def run(source: str, activities: Activities) -> list[JsonDict]:
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     plan = Plan.from_wire(activities[contracts.OPEN_RUN](LoadRequest(f"bench-{source}", source, "full", now).to_wire()))
     found: list[JsonDict] = []
-    for stream in plan.streams:
+    for stream in dict.fromkeys(lane["stream"] for lane in plan.lanes):
         trace = Trace()
         with trace.watching(STEPS):
             states = walk(plan, stream, _traced(activities, trace))

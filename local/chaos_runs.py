@@ -81,7 +81,9 @@ WHAT: Final = (
     "deleted is gone (Tenable: a delta and a full load). After each load the rows that it sent, every repeated row and the view are compared with the inventory."
 )
 
-VIEWS: Final = {"CAASM_Assets_CL": "CAASM_Assets", "CAASM_Findings_CL": "CAASM_Findings"}
+VIEWS: Final = {
+    name: name.removesuffix("_CL") for name in ("CAASM_Assets_CL", "CAASM_Findings_CL", "CAASM_Relationships_CL")
+}
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ class Ground:
         later = [(mode, first + days, True) for mode, days in AFTERWARDS[source]]
         verdict = self._loads(seed, source, [("full", first, seed // 5 % 2 == 0), *later])
         if not verdict.problems:
-            for stream in KINDS[source][1]:
+            for stream in self._expected:
                 last = self._expected[stream]
                 if last.view.keys() != last.there(later[-1][1]):
                     verdict.problems.append(f"{stream}: the last view is not the inventory")
@@ -143,7 +145,7 @@ class Ground:
 
     def _loads(self, seed: int, source: str, loads: Sequence[tuple[str, int, bool]]) -> Verdict:
         """Loads in their order, as mode, day and whether there is chaos; after the first that does not end complete no more."""
-        self._expected = {stream: Expected(self._truth, source, stream) for stream in KINDS[source][1]}
+        self._expected = {stream: Expected(self._truth, source, stream) for stream in SOURCES[source].tables}
         self._set_aside(f"{source}-{seed}")
         verdict = Verdict(seed, source)
         for step, (mode, day, chaos) in enumerate(loads):
@@ -217,13 +219,13 @@ class Ground:
 
     def _rows(self, run_id: str, stream: str, source: str) -> Counter[str]:
         """How often each original id of the stream is in the rows of the run."""
-        table = SOURCES[source].stream(stream).table
+        table = SOURCES[source].tables[stream]
         kql = f"{table} | where EntitySnapshotId == '{run_id}' and SourceStream == '{stream}' | summarize rows = count() by EntityOriginalId"
         return Counter({str(key): int(count) for key, count in self._ask(kql)})
 
     def _view(self, source: str, stream: str, expected: dict[str, str]) -> list[str]:
         """What is wrong with the view of the stream: each living id once, in the row of the run that sent it last."""
-        view = VIEWS[SOURCES[source].stream(stream).table]
+        view = VIEWS[SOURCES[source].tables[stream]]
         kql = f"{view} | where SourceStream == '{stream}' | project EntityOriginalId, EntitySnapshotId"
         rows = [(str(key), str(run_id)) for key, run_id in self._ask(kql)]
         found = dict(rows)

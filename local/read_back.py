@@ -70,7 +70,7 @@ def read_back(manifest: JsonDict, workspace: Asks) -> list[Counted]:
     """What the ledger says and what the tables have, per stream, and of the ledger's own rows. Raises ReadBackError."""
     run_id, begun = manifest["run_id"], datetime.fromisoformat(manifest["started_at"])
     span = (begun - timedelta(hours=1), begun + ARRIVAL)
-    tables = {stream.name: stream.table for stream in SOURCES[manifest["source"]].streams}
+    tables = SOURCES[manifest["source"]].tables
     found: dict[tuple[str, str], int] = {}
     for table in sorted({tables[stream] for stream in manifest["streams"]}):
         query = f"{table} | where EntitySnapshotId == '{run_id}' | summarize Rows = count() by SourceStream"

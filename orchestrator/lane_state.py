@@ -40,7 +40,8 @@ LONGEST_HOLD_S: Final = 86_400.0
 class LaneState:
     """The state of one lane between two steps. `ready`: segments with rows to upload, as [segment, JSON bytes (estimated), rows].
 
-    `alone`: steps that were taken together broke; they are taken one by one until one answers, so that the one at fault shows.
+    `derived`: the counts of the streams that its records are rows of as well; they become lanes of their own, with this one's stream as `parent`, when it is
+    done. `alone`: steps that were taken together broke; they are taken one by one until one answers, so that the one at fault shows.
     """
 
     stream: str
@@ -65,17 +66,37 @@ class LaneState:
     export_failed: bool = False
     failed: bool = False
     cancelled: bool = False
+    derived: dict[str, dict[str, int]] = field(default_factory=dict)
+    parent: str = ""
 
     @classmethod
     def start(cls, wire: JsonDict) -> LaneState:
         """The state of a lane that has not begun."""
         plan = LanePlan.from_wire(wire)
-        return cls(plan.stream, plan.lane, plan.cursor, uploads=plan.uploads)
+        derived: dict[str, dict[str, int]] = {name: {} for name in plan.derived}
+        return cls(plan.stream, plan.lane, plan.cursor, uploads=plan.uploads, derived=derived)
 
     @classmethod
     def send(cls, stream: str, lane: int, segments: int, *, verdicts: bool) -> LaneState:
         """The state of a lane whose segments are staged and only have to be sent (with `verdicts`: what of them has changed)."""
         return cls(stream, lane, {}, exhausted=True, segment=segments, sending=[0, segments], verdicts=verdicts)
+
+    def branch(self) -> list[LaneState]:
+        """The lanes of the derived streams, whose rows are staged; they export what this one did. It has none from then on."""
+        lanes = [
+            dataclasses.replace(
+                LaneState.send(name, self.lane, self.segment, verdicts=False),
+                cursor=self.cursor,
+                counts={"exported": self.counts.get("exported", 0), **counts},
+                total=self.total,
+                first_total=self.first_total,
+                sending=[0, self.segment] if self.uploads else None,
+                parent=self.stream,
+            )
+            for name, counts in self.derived.items()
+        ]
+        self.derived = {}
+        return lanes
 
     @classmethod
     def of(cls, wire: JsonDict) -> LaneState:
@@ -106,7 +127,9 @@ class LaneState:
         if self.exporting and self._room(policy):
             steps.append((EXPORT, ExportRequest(**where, segment=self.segment, cursor=self.cursor)))
         if self.transforming:
-            steps.append((TRANSFORM, TransformRequest(**where, segment=self.transforming[0])))
+            steps.append(
+                (TRANSFORM, TransformRequest(**where, segment=self.transforming[0], derived=list(self.derived)))
+            )
         pack = self._pack(policy)
         if pack:
             first, last = pack[0][0], pack[-1][0]
@@ -151,7 +174,10 @@ class LaneState:
         """The segments of the next upload: enough to fill requests well, or all that is left."""
         if self.sending is not None:
             first, end = self.sending
-            return [[segment, 0, 0] for segment in range(first, min(end, first + PACK_SEGMENTS))]
+            # How large each segment is, is not kept; on average it is this.
+            size = 0 if self.verdicts else self.counts.get("json_bytes", 0) // max(1, self.segment)
+            most = max(1, min(PACK_SEGMENTS, policy.pack_bytes // max(1, size)))
+            return [[segment, 0, 0] for segment in range(first, min(end, first + most))]
         pack: list[list[int]] = []
         size = 0
         for entry in self.ready:
@@ -221,6 +247,9 @@ class LaneState:
         self.transforming.remove(message["segment"])
         names = ("flattened", "rejected", "filtered", "rows")
         self._count(staged=answer["records"], **{name: answer[name] for name in names})
+        for name, counts in answer.get("derived", {}).items():
+            known = self.derived.get(name, {})
+            self.derived[name] = {count: known.get(count, 0) + number for count, number in counts.items()}
         if answer["rows"] and self.uploads and message["segment"] > self.sent_to:
             self.ready.append([message["segment"], answer["json_bytes"], answer["rows"]])
 

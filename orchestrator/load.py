@@ -5,7 +5,8 @@
    so that progress shows at once and long runs pay nothing for it. No `task_any`: the SDK's 1.x replay punishes windows
    (docs/adr/0003-turns.md).
 3. Every `TURNS_PER_EXECUTION` turns, or when its history is full, the run continues as new with the lanes' states, which is all there is to know.
-4. When the lanes are done, `compare` judges the keys: a delta then sends what has changed, and when all that has been accepted every load sends tombstones for what is gone.
+4. When the lanes are done, derived streams get lanes, of which everything is staged; a full load sends it.
+   When those are done, `compare` judges the keys: a delta then sends what has changed, and when all that has been accepted every load sends tombstones for what is gone.
 5. `close_run` always runs, also for a run that failed or was cancelled. Invariant: a run ends with a manifest, or says why it could not write one.
 """
 
@@ -57,6 +58,7 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
     for _ in range(TURNS_PER_EXECUTION):
         if history.full:
             break
+        states = branched(states)
         if all(LaneState.of(state).finished for state in states):
             diffs: JsonDict = work.get("diffs", {})
             failed = any(lane.failed or lane.export_failed for lane in map(LaneState.of, states))
@@ -90,6 +92,15 @@ def load(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict |
         turn += 1
     context.continue_as_new({**work, "states": states, "turn": turn, "broken": broken})
     return None
+
+
+def branched(states: list[JsonDict]) -> list[JsonDict]:
+    """The states with the lanes of derived streams behind the others, once those are done; what failed sends no more."""
+    lanes = [LaneState.of(state) for state in states]
+    if any(not lane.finished or lane.failed or lane.export_failed for lane in lanes):
+        return states
+    more = [own for lane in lanes for own in lane.branch()]
+    return [lane.wire() for lane in (*lanes, *more)]
 
 
 def _turn(
@@ -154,7 +165,8 @@ def _close(
         stream = counts.setdefault(lane.stream, {})
         for name, number in lane.counts.items():
             stream[name] = stream.get(name, 0) + number
-        totals[lane.stream] = lane.total if lane.total is not None else totals.get(lane.stream)
+        if not lane.parent:
+            totals[lane.stream] = lane.total if lane.total is not None else totals.get(lane.stream)
     failed = plan is None or any(lane.failed or lane.export_failed for lane in lanes)
     cancelled = any(lane.cancelled for lane in lanes)
     expected = plan.expected if plan is not None else {}

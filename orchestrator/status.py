@@ -43,17 +43,21 @@ def status(
     expected = plan.expected if plan is not None else {}
     streams: dict[str, JsonDict] = {}
     for lane in lanes:
-        stream = streams.setdefault(
-            lane.stream,
-            {**dict.fromkeys(_SHOWN, 0), "lanes": 0, "lanes_done": 0, "expected": _count(expected.get(lane.stream))},
-        )
+        stream = streams.setdefault(lane.stream, _nothing(expected.get(lane.stream)))
         for name in _SHOWN:
             stream[name] += lane.counts.get(name, 0)
         stream["lanes"] += 1
         stream["lanes_done"] += lane.finished
         stream["expected"] = _count(lane.total) if lane.total is not None else stream["expected"]
+    # What is derived has no lanes of its own before its parent's are done.
+    for lane in lanes:
+        for name, counts in lane.derived.items():
+            stream = streams.setdefault(name, _nothing(None))
+            for count in _SHOWN:
+                stream[count] += counts.get(count, 0)
+            stream["exported"] += lane.counts.get("exported", 0)
     elapsed_s = max(0.0, (now - datetime.fromisoformat(request.started_at)).total_seconds())
-    done = sum(stream["exported"] for stream in streams.values())
+    done = sum(lane.counts.get("exported", 0) for lane in lanes if not lane.parent)
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
     trouble = [f"{lane.stream}: {failing['reason']}" for lane in lanes for failing in lane.failing.values()]
     reasons = manifest["reasons"] if manifest is not None else [reason for lane in lanes for reason in lane.reasons]
@@ -70,6 +74,11 @@ def status(
         "trouble": [_fitting(text, 200) for text in trouble[:3]],
         "reasons": [_fitting(text, 400) for text in reasons[:3]],
     }
+
+
+def _nothing(expected: int | None) -> JsonDict:
+    """The figures of a stream of which nothing is known but how many records it may have."""
+    return {**dict.fromkeys(_SHOWN, 0), "lanes": 0, "lanes_done": 0, "expected": _count(expected)}
 
 
 def _end(streams: dict[str, JsonDict], rate: float, now: datetime) -> str | None:

@@ -1,4 +1,5 @@
-"""Device42: a CMDB with discovery. Devices, by limit and offset with a total, so the offsets are cut into lanes.
+"""Device42: a CMDB with discovery. Devices, by limit and offset with a total, so the offsets are cut into lanes. What they
+say of owners, hosts, chassis and subnets are relations.
 
 `blankasnull=yes` makes empty text null. The server caps the limit silently; the reader moves on by what it received.
 """
@@ -6,7 +7,7 @@
 from __future__ import annotations
 
 from sources.authentication import Basic
-from sources.model import Source, Stream
+from sources.model import Derived, Source, Stream
 from sources.overlapping import Overlapping
 
 PAGE_SIZE = 1000
@@ -33,4 +34,5 @@ SOURCE = Source(
             lanes=2,
         ),
     ),
+    derived=(Derived("relations", "CAASM_Relationships_CL", parent="devices"),),
 )

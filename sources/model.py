@@ -144,8 +144,20 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """A stream that is not asked for: what the records of the stream `parent` also say, as rows of another table."""
+
+    name: str
+    table: str
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A product: who makes it, how to reach it and log in, its streams. `secrets` are names of settings, without the source's prefix."""
+    """A product: who makes it, how to reach it and log in, its streams. `secrets` are names of settings, without the source's prefix.
+
+    `derived`: streams that come out of the records of the others, and are loaded whenever those are.
+    """
 
     name: str
     vendor: str
@@ -155,6 +167,18 @@ class Source:
     authentication: Authentication
     streams: tuple[Stream, ...]
     reauthenticate_on: frozenset[int] = frozenset({401})
+    derived: tuple[Derived, ...] = ()
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The table of each stream, derived ones behind the others."""
+        exported = {stream.name: stream.table for stream in self.streams}
+        return exported | {stream.name: stream.table for stream in self.derived}
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The stream whose records each derived stream is made of."""
+        return {stream.name: stream.parent for stream in self.derived}
 
     def stream(self, name: str) -> Stream:
         """The stream of that name; raises KeyError when there is none."""

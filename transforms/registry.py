@@ -10,3 +10,8 @@ TRANSFORMS: dict[tuple[str, str], Transform] = {
     for module in (cycognito, device42, tenable)
     for transform in module.TRANSFORMS
 }
+
+DERIVED: dict[tuple[str, str], Transform] = {
+    (transform.source, transform.stream): transform for transform in device42.DERIVED
+}
+"""Transforms of derived streams: they read the fields of their parent's, which are decoded once for both."""

@@ -6,7 +6,7 @@ no text is longer than the service's field limit, and a row whose text was cut s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -88,11 +88,28 @@ def flatten(
 
     What it takes beside the rows is ten times what is worked on at once, so that is `bytes_at_once`, however long the segment is.
     """
+    return flatten_together([transform], records, envelope, fast=fast, bytes_at_once=bytes_at_once)[0]
+
+
+def flatten_together(
+    transforms: Sequence[Transform],
+    records: pa.Array,
+    envelope: Envelope,
+    *,
+    fast: bool = True,
+    bytes_at_once: int = BYTES_AT_ONCE,
+) -> list[Flattened]:
+    """As `flatten`, by several transforms that read the same fields (a stream's and those derived of it): the records are decoded once."""
     at_once = max(1, len(records) * bytes_at_once // max(1, records.nbytes))
-    parts = [
-        _flattened(transform, records.slice(first, at_once), envelope, first, fast=fast)
-        for first in range(0, max(1, len(records)), at_once)
-    ]
+    parts: list[list[Flattened]] = [[] for _ in transforms]
+    for first in range(0, max(1, len(records)), at_once):
+        decoded = decode(records.slice(first, at_once), transforms[0].fields, fast=fast)
+        for transform, done in zip(transforms, parts, strict=True):
+            done.append(_flattened(transform, decoded, envelope, first))
+    return [_joined(done) for done in parts]
+
+
+def _joined(parts: list[Flattened]) -> Flattened:
     if len(parts) == 1:
         return parts[0]
     return Flattened(
@@ -103,9 +120,8 @@ def flatten(
     )
 
 
-def _flattened(transform: Transform, records: pa.Array, envelope: Envelope, first: int, *, fast: bool) -> Flattened:
+def _flattened(transform: Transform, decoded: Decoded, envelope: Envelope, first: int) -> Flattened:
     """Some of a segment's records, of which the first has that position."""
-    decoded = decode(records, transform.fields, fast=fast)
     frame = decoded.frame.lazy().pipe(transform.flatten).collect()
     part = conform(frame, transform, envelope, decoded)
     if not first:

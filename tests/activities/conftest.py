@@ -107,6 +107,7 @@ class Bench:
     simulator: Simulator | None
     readers: dict[str, Reader]
     diffs: dict[str, JsonDict] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> Names:
@@ -120,13 +121,15 @@ class Bench:
         request = LoadRequest(self.run.run_id, self.run.source, mode, self.run.started_at, streams or [])
         plan = open_run(request, self.deps, POLICY)
         self.run = Run.from_wire(plan.run)
+        self.parents = {name: of["parent"] for name, of in plan.streams.items() if "parent" in of}
         return plan
 
     def export(self, stream: str, segment: int, cursor: JsonDict, lane: int = 0) -> ExportResult:
         return export(ExportRequest(self.run.to_wire(), stream, lane, segment, cursor), self.deps)
 
     def transform(self, stream: str, segment: int = 0, lane: int = 0) -> TransformResult:
-        return transform(TransformRequest(self.run.to_wire(), stream, lane, segment), self.deps)
+        derived = [name for name, parent in self.parents.items() if parent == stream]
+        return transform(TransformRequest(self.run.to_wire(), stream, lane, segment, derived), self.deps)
 
     def upload(
         self, stream: str, first: int = 0, last: int = 0, lane: int = 0, *, verdicts: bool = False
@@ -185,7 +188,8 @@ class Bench:
         segments = [len(self.lane(lane["stream"], lane["lane"], lane["cursor"])) for lane in plan.lanes]
         self.compare(plan, parts, rule)
         for lane, count in zip(plan.lanes, segments, strict=True):
-            self.upload(lane["stream"], 0, count - 1, lane["lane"], verdicts=self.run.mode == "delta")
+            for stream in (lane["stream"], *lane["derived"]):
+                self.upload(stream, 0, count - 1, lane["lane"], verdicts=self.run.mode == "delta")
         self.bury()
 
     def stage(self, stream: str, records: list[bytes], segment: int = 0, *, exhausted: bool = True) -> None:

@@ -22,6 +22,11 @@ def told(run: Any) -> list[str]:
     return [row["RunStreamId"] for body in bodies for row in body if "RunStreamId" in row]
 
 
+def of(*runs: Any) -> list[str]:
+    """What is to be told of complete runs."""
+    return [f"{run.run.run_id}/{stream}" for run in runs for stream in ("devices", "relations")]
+
+
 def waiting(run: Any) -> list[str]:
     """The runs that still have to be announced."""
     return [blob.name.split("/")[-1].removesuffix(".json") for blob in run.staging.list("announce/")]
@@ -57,7 +62,7 @@ def test_two_runs_that_wait_are_sent_by_the_third(bench: Any) -> None:
     assert sorted(waiting(runs[0])) == sorted(run.run.run_id for run in runs)
     last = bench("device42", INVENTORY, started_at="2026-11-22T10:00:00.000000+00:00")
     manifest = last.load()
-    assert sorted(told(last)) == sorted(f"{run.run.run_id}/devices" for run in [*runs, last])
+    assert sorted(told(last)) == sorted(of(*runs, last))
     assert waiting(last) == []
     assert not [note for note in manifest["notes"] if "CAASM_Runs_CL" in note]
 
@@ -77,7 +82,7 @@ def test_announcing_again_gives_the_same_keys(bench: Any) -> None:
     run = bench("device42", INVENTORY)
     run.load()
     run.close()
-    assert told(run) == [f"{run.run.run_id}/devices"] * 2
+    assert told(run) == of(run, run)
 
 
 def test_a_marker_without_a_manifest_holds_nobody_up(bench: Any) -> None:
@@ -86,7 +91,7 @@ def test_a_marker_without_a_manifest_holds_nobody_up(bench: Any) -> None:
     run.staging.put_json("announce/device42/forgotten.json", {}, {})
     run.load()
     assert waiting(run) == []
-    assert told(run) == [f"{run.run.run_id}/devices"]
+    assert told(run) == of(run)
 
 
 def test_a_run_that_cannot_be_sent_does_not_hide_behind_another(bench: Any) -> None:
@@ -98,7 +103,7 @@ def test_a_run_that_cannot_be_sent_does_not_hide_behind_another(bench: Any) -> N
     bad = old.run.run_id.encode()
     run.sink.refuse = lambda body: Answer(400, "no such column") if bad in body and b"RunStreamId" in body else None
     manifest = run.load()
-    assert told(run) == [f"{run.run.run_id}/devices"]
+    assert told(run) == of(run)
     assert waiting(run) == [old.run.run_id]
     assert any(old.run.run_id in note for note in manifest["notes"])
 
@@ -110,4 +115,4 @@ def test_a_cancelled_run_is_announced(bench: Any) -> None:
     run.staging.put_json(run.names.cancel, {}, {})
     manifest: JsonDict = run.close(failed=True, cancelled=True)
     announce(manifest, run.deps)
-    assert told(run) == [f"{run.run.run_id}/devices"] * 2
+    assert told(run) == of(run, run)

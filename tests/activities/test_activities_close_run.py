@@ -73,6 +73,7 @@ def test_rejects_and_dead_letters_add_up_too(bench: Any) -> None:
     bad = run.rows("devices")["AssetId"][3]
     run.sink.refuse = lambda body: Answer(400, "bad") if bad.encode() in body else None
     run.upload("devices")
+    run.upload("relations")
     manifest = run.close()
     ledger = manifest["streams"]["devices"]
     assert (ledger["exported"], ledger["flattened"], ledger["rejected"]) == (12, 10, 2)

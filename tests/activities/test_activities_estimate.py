@@ -25,14 +25,16 @@ def hurried(bench: Any, inventory: Inventory) -> Any:
 
 
 def test_a_sample_is_close_to_what_the_load_comes_to_and_leaves_nothing_behind(bench: Any) -> None:
-    """Rows exact, because the product tells its total; bytes and wire bytes within a few per cent; money from them."""
+    """Rows of devices exact, because the product tells its total; their relations, bytes and wire bytes within a few per cent; money from them."""
     run = bench("device42", Inventory(RECORDS, 0))
     found = estimate("device42", "full", run.deps, TERMS)
     assert list(run.staging.list("")) == []
     assert run.sink.posted == []
     assert found["based_on"].startswith("a sample of ")
     manifest = run.load()
-    assert found["rows"] == manifest["totals"]["rows"] == RECORDS
+    assert found["streams"]["devices"]["rows"] == manifest["streams"]["devices"]["rows"] == RECORDS
+    assert found["streams"]["relations"]["rows"] == pytest.approx(manifest["streams"]["relations"]["rows"], rel=0.05)
+    assert found["rows"] == pytest.approx(manifest["totals"]["rows"], rel=0.05)
     sent = manifest["bytes_sent"] - sum(len(body) for body in run.sink.posted if b"RunStatus" in body)
     assert found["gb"] * 1e9 == pytest.approx(sent, rel=0.05)
     assert found["gb_wire"] * 1e9 == pytest.approx(manifest["bytes_wire"], rel=0.15)
@@ -47,7 +49,9 @@ def test_the_last_run_is_better_than_a_sample(bench: Any) -> None:
     manifest = run.load()
     found = estimate("device42", "full", run.deps, TERMS)
     assert found["based_on"] == f"run {run.run.run_id}"
-    assert (found["rows"], found["gb"]) == (500, round(manifest["streams"]["devices"]["bytes_sent"] / 1e9, 6))
+    sent = sum(stream["bytes_sent"] for stream in manifest["streams"].values())
+    assert (found["rows"], found["gb"]) == (manifest["totals"]["rows"], round(sent / 1e9, 6))
+    assert found["streams"]["devices"]["rows"] == 500
     assert found["duration_s"] is not None
     assert estimate("device42", "full", run.deps, TERMS, sample=True)["based_on"].startswith("a sample")
 
@@ -56,13 +60,14 @@ def test_a_delta_is_at_most_the_full_load_until_there_is_something_to_go_by(benc
     """First it is a full load; after one it is at most that; after a delta it is that delta."""
     run = bench("device42", Inventory(500, 0))
     first = estimate("device42", "delta", run.deps, TERMS)
-    assert (first["mode"], first["rows"]) == ("full", 500)
+    assert (first["mode"], first["streams"]["devices"]["rows"]) == ("full", 500)
     full = run.load()
     bound = estimate("device42", "delta", run.deps, TERMS)
-    assert (bound["mode"], bound["based_on"], bound["rows"]) == ("delta", f"full run {full['run_id']}", 500)
+    assert (bound["mode"], bound["based_on"]) == ("delta", f"full run {full['run_id']}")
+    assert bound["streams"]["devices"]["rows"] == 500
     assert any("at most" in note for note in bound["notes"])
     sampled = estimate("device42", "delta", run.deps, TERMS, sample=True)
-    assert (sampled["rows"], sampled["notes"]) == (500, bound["notes"])
+    assert (sampled["streams"]["devices"]["rows"], sampled["notes"]) == (500, bound["notes"])
 
 
 def test_a_delta_is_as_much_as_two_full_loads_differ_and_then_as_the_last_deltas(bench: Any) -> None:
@@ -76,14 +81,15 @@ def test_a_delta_is_as_much_as_two_full_loads_differ_and_then_as_the_last_deltas
         for day in range(3)
     ]
     days[0].load()
-    ledger = days[1].load()["streams"]["devices"]
+    ledgers = days[1].load()["streams"]
     found = estimate("device42", "delta", days[1].deps, TERMS)
-    assert 0 < found["rows"] == ledger["created"] + ledger["updated"] < 300
+    for stream, ledger in ledgers.items():
+        assert 0 < found["streams"][stream]["rows"] == ledger["created"] + ledger["updated"] < 300
     assert "the share of change" in found["based_on"]
     sampled = estimate("device42", "delta", days[1].deps, TERMS, sample=True)
     assert sampled["rows"] == found["rows"]
     assert sampled["gb"] == pytest.approx(found["gb"], rel=0.2)
-    delta = days[2].load("delta")["streams"]["devices"]
+    delta = days[2].load("delta")["totals"]
     after = estimate("device42", "delta", days[2].deps, TERMS)
     assert (after["based_on"], after["rows"]) == ("the last delta load", delta["accepted"] + delta["deleted"])
 

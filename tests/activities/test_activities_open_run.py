@@ -94,13 +94,33 @@ def test_a_delta_of_a_source_that_cannot_say_what_has_changed_is_exported_whole(
     """It stays a delta: what has changed is found by comparing. Nothing is sent as it is exported."""
     run = bench("device42", INVENTORY)
     of = {"parts": 2, "gone_rule": "dropped", "keys": 40}
-    mark = {"v": 1, "run_id": "earlier", "up_to": "2026-11-19T10:00:00.000000+00:00", "streams": {"devices": of}}
+    mark = {
+        "v": 1,
+        "run_id": "earlier",
+        "up_to": "2026-11-19T10:00:00.000000+00:00",
+        "streams": {"devices": of, "relations": of},
+    }
     run.staging.swap_json(watermark_name("device42"), lambda _: mark)
     plan = run.open("delta")
     assert (plan.run["mode"], plan.run["since"], plan.run["base"]) == ("delta", None, "earlier")
-    assert plan.known == {"devices": 40}
-    assert plan.streams == {"devices": {"whole": True, "stability": "counted", "table": "CAASM_Assets_CL"}}
+    assert plan.known == {"devices": 40, "relations": 40}
+    how = {"whole": True, "stability": "counted"}
+    assert plan.streams == {
+        "devices": {**how, "table": "CAASM_Assets_CL"},
+        "relations": {**how, "table": "CAASM_Relationships_CL", "parent": "devices"},
+    }
+    assert [lane["derived"] for lane in plan.lanes] == [["relations"]] * len(plan.lanes)
     assert [lane["uploads"] for lane in plan.lanes] == [False] * len(plan.lanes)
+
+
+def test_a_delta_after_a_version_that_derived_nothing_becomes_full(bench: Any) -> None:
+    """The last complete run has no index of the derived stream."""
+    run = bench("device42", INVENTORY)
+    of = {"parts": 1, "gone_rule": "dropped", "keys": 40}
+    mark = {"v": 1, "run_id": "earlier", "up_to": "2026-11-19T10:00:00.000000+00:00", "streams": {"devices": of}}
+    run.staging.swap_json(watermark_name("device42"), lambda _: mark)
+    plan = run.open("delta")
+    assert (plan.run["mode"], plan.known) == ("full", {"devices": 40})
 
 
 def test_a_delta_begins_an_hour_before_the_watermark(bench: Any) -> None:

@@ -50,12 +50,14 @@ def test_a_delta_of_the_same_rows_sends_none_and_counts_them(judged: Any) -> Non
     result = judged.upload("devices", verdicts=True)
     assert (result.rows, result.accepted, result.unchanged, result.requests) == (30, 0, 30, 0)
     assert judged.upload("devices", verdicts=True) == result
+    judged.upload("relations", verdicts=True)
     judged.bury()
     assert len(ids(judged.sink.accepted)) == 10
     assert set(Counter(ids(judged.sink.accepted)).values()) == {1}
     manifest = judged.close()
     assert manifest["status"] == "complete", manifest["reasons"]
-    assert (manifest["totals"]["deleted"], manifest["totals"]["unchanged"]) == (10, 30)
+    devices = manifest["streams"]["devices"]
+    assert (devices["deleted"], devices["unchanged"]) == (10, 30)
 
 
 def test_verdicts_pick_rows_not_segments(bench: Any) -> None:
@@ -88,6 +90,7 @@ def test_verdicts_pick_rows_not_segments(bench: Any) -> None:
 def test_a_tombstone_that_is_refused_is_a_dead_letter_and_adds_up(judged: Any) -> None:
     """Nine are deleted, one is set aside with its reason and no record; the ledger adds up, the run is complete."""
     judged.upload("devices", verdicts=True)
+    judged.upload("relations", verdicts=True)
     gone = judged.rows("devices", 0, TOMBSTONE_LANE)["AssetId"][0]
     judged.sink.refuse = lambda body: Answer(400, "bad row") if gone in ids([body]) else None
     judged.bury()
@@ -118,11 +121,13 @@ def test_tombstones_that_were_not_sent_leave_the_run_incomplete(judged: Any) -> 
 def test_what_a_guard_kept_is_known_to_the_next_run(bench: Any, judged: Any) -> None:
     """Refused deletions stay in the index, and are gone again for the next run, which may bury them."""
     judged.diffs["devices"]["gone_rule"] = "kept"
+    judged.diffs["relations"]["gone_rule"] = "kept"
     judged.upload("devices", verdicts=True)
+    judged.upload("relations", verdicts=True)
     assert judged.close()["status"] == "complete"
     assert watermark(judged)["streams"]["devices"]["keys"] == 40
     run = later(bench, day=22)
-    assert run.load("delta")["totals"]["deleted"] == 10
+    assert run.load("delta")["streams"]["devices"]["deleted"] == 10
     assert watermark(run)["streams"]["devices"]["keys"] == 30
 
 

@@ -82,6 +82,7 @@ class Plant:
         changed: Callable[[int], int] = lambda segment: segment % 3,
         stability: str = "snapshot",
         cursor: Callable[[int], JsonDict] = lambda _: {},
+        derived: dict[str, str] | None = None,
     ) -> None:
         self.lanes, self.segments, self.policy, self.script = (
             lanes or {"assets": 2, "findings": 1},
@@ -90,6 +91,7 @@ class Plant:
             script,
         )
         self.rows, self.row_bytes, self.changed = rows, row_bytes, changed
+        self.derived = derived or {}
         self.known, self.gone, self.stability, self.cursor = known, gone, stability, cursor
         self.calls: list[tuple[str, JsonDict]] = []
         self.exported: set[tuple[str, int, int]] = set()
@@ -108,7 +110,8 @@ class Plant:
     @property
     def everything(self) -> set[tuple[str, int, int]]:
         """Every segment that there is."""
-        return {(name, n, s) for name, count in self.lanes.items() for n in range(count) for s in range(self.segments)}
+        lanes = self.lanes | {name: self.lanes[parent] for name, parent in self.derived.items()}
+        return {(name, n, s) for name, count in lanes.items() for n in range(count) for s in range(self.segments)}
 
     @property
     def parts(self) -> int:
@@ -120,15 +123,19 @@ class Plant:
         base = "plant-0" if self.known else None
         run = Run(request.run_id, request.source, request.mode, request.started_at, None, base).to_wire()
         lanes = [
-            LanePlan(name, n, {"at": 0}, uploads=request.mode == "full").to_wire()
+            LanePlan(name, n, {"at": 0}, uploads=request.mode == "full", derived=self._derived(name)).to_wire()
             for name, count in self.lanes.items()
             for n in range(count)
         ]
         expected: dict[str, int | None] = dict.fromkeys(self.lanes, 10 * self.segments)
-        known = dict.fromkeys(self.lanes, self.known) if self.known else {}
+        known = dict.fromkeys([*self.lanes, *self.derived], self.known) if self.known else {}
         of = {"whole": True, "stability": self.stability, "table": "CAASM_Assets_CL"}
         streams = {name: dict(of) for name in self.lanes}
+        streams |= {name: of | {"parent": parent} for name, parent in self.derived.items()}
         return Plan(run, lanes, expected, self.policy.to_wire(), [], known, streams).to_wire()
+
+    def _derived(self, stream: str) -> list[str]:
+        return [name for name, parent in self.derived.items() if parent == stream]
 
     def export(self, message: JsonDict) -> JsonDict:
         at = message["cursor"]["at"]
@@ -141,9 +148,15 @@ class Plant:
     def transform(self, message: JsonDict) -> JsonDict:
         where = (message["stream"], message["lane"], message["segment"])
         assert where in self.exported, f"{where} is transformed before it is exported"
-        self.transformed.add(where)
+        derived = message["derived"]
+        assert derived == self._derived(message["stream"])
+        self.transformed |= {where, *((name, *where[1:]) for name in derived)}
         rows = self.rows(message["segment"])
-        return TransformResult(10, 10, 0, 0, rows, rows * self.row_bytes).to_wire()
+        counts = {"staged": 10, "flattened": 6, "rejected": 0, "filtered": 4, "rows": rows}
+        counts["json_bytes"] = rows * self.row_bytes
+        return TransformResult(
+            10, 10, 0, 0, rows, rows * self.row_bytes, derived=dict.fromkeys(derived, counts)
+        ).to_wire()
 
     def upload(self, message: JsonDict) -> JsonDict:
         """A pack that is frozen keeps its membership, whatever is asked for now."""

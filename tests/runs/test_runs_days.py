@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from local.products.synthetic import Inventory
+from local.relations import Relation, of_inventory
 
 ASSETS, FINDINGS, SEED = 2000, 1500, 3
 SHARES = {"created": 0.01, "changed": 0.02, "deleted": 0.01, "touched": 0.3}
@@ -59,12 +60,23 @@ def _view(runs: Any, table: str, stream: str) -> dict[str, tuple[Any, ...]]:
     return {str(row[0]): row for row in rows}
 
 
+def _relations(runs: Any) -> dict[str, Relation]:
+    """What `CAASM_Relationships` answers, by original id."""
+    rows = runs.query(
+        "CAASM_Relationships | project EntityOriginalId, FromId, FromName, DvcIpAddr, RelationshipType, OriginalRelationshipType, ToType, ToId, ToName, Attributes"
+    )
+    found = {row[0]: Relation(*(text or None for text in row[1:9]), tuple(row[9] or ())) for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
 def _table(kind: str) -> str:
     return "CAASM_Findings_CL" if kind.startswith("findings") else "CAASM_Assets_CL"
 
 
 def test_the_view_of_a_counted_source_is_the_inventory_after_every_run(runs: Any) -> None:
     """Device42 names a total: full, then deltas over several days, deletions and re-creations included, under faults."""
+    deleted = 0
     for day, mode in ((0, "full"), (1, "delta"), (2, "delta"), (5, "delta"), (6, "full"), (9, "delta")):
         _on(runs, day)
         outcome = runs.load("device42", mode)
@@ -72,6 +84,12 @@ def test_the_view_of_a_counted_source_is_the_inventory_after_every_run(runs: Any
         assert set(_view(runs, "CAASM_Assets_CL", "devices")) == set(TRUTH.on(day).ids("device42", "assets")), (
             f"day {day}"
         )
+        assert _relations(runs) == of_inventory(TRUTH.on(day)), f"day {day}"
+        ledger = outcome.streams["relations"]
+        assert (ledger["exported"], ledger["rejected"]) == (outcome.streams["devices"]["exported"], 0)
+        assert 0 < ledger["filtered"] < ledger["exported"]
+        deleted += ledger["deleted"]
+    assert deleted, "no relation was deleted: the test would show less"
 
 
 def test_a_delta_sends_exactly_what_has_changed(runs: Any) -> None:
@@ -149,7 +167,7 @@ def test_a_guard_refuses_to_delete_more_than_its_share(runs: Any) -> None:
     gone = len(TRUTH.changes(50, 80, "device42", "assets").deleted)
     assert outcome.streams["devices"]["deleted"] == 0
     assert any(f"refused to delete {gone} of" in note for note in outcome.manifest["notes"]), outcome.manifest["notes"]
-    assert _deleting(runs, "device42", "delta")["totals"]["deleted"] == gone
+    assert _deleting(runs, "device42", "delta")["streams"]["devices"]["deleted"] == gone
     assert set(_view(runs, "CAASM_Assets_CL", "devices")) == set(TRUTH.on(80).ids("device42", "assets"))
 
 

@@ -177,4 +177,4 @@ def test_timers_start_the_scheduled_sources(stack_of: Callable[..., Any]) -> Non
     while not (listed := runs.api("GET", "/api/loads?source=device42")[1]["runs"]):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert (listed[0]["status"], listed[0]["totals"]["accepted"]) == ("complete", 50)
+    assert (listed[0]["status"], listed[0]["totals"]["exported"]) == ("complete", 50)

@@ -1,0 +1,67 @@
+"""Relations that the records of an asset stream name, as rows of CAASM_Relationships_CL: one for each other end of each kind.
+
+Invariant: a record gives as many rows as it names other ends, none twice, in the order of the records; a record that has no identifier gives one row without
+a key, so that it is rejected where the asset is. A relation's key is made of its two ends and its type alone.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from transforms.decode import RECORD
+
+FROM: Final = ("FromName", "DvcHostname", "DvcFQDN", "DvcIpAddr", "SourceUpdatedAt")
+"""Columns that a frame of assets has beside `_id`, the product's identifier of the asset."""
+
+
+def related(
+    frame: pl.LazyFrame,
+    relationship: str,
+    to_type: str,
+    *,
+    said: pl.Expr,
+    name: pl.Expr,
+    identifier: pl.Expr | None = None,
+    attributes: pl.Expr | None = None,
+) -> pl.LazyFrame:
+    """The relations of one kind: one for each row of `frame` that names another end, by the product's `identifier` or by `name`.
+
+    A record must not name one end in two rows of the frame. `relationship` and `to_type` tell the kind from the others.
+    `said`: the relation in the product's own words. `attributes`: a list of key=value.
+    """
+    given = frame.select(
+        RECORD,
+        "_id",
+        *FROM,
+        RelationshipType=pl.lit(relationship),
+        OriginalRelationshipType=said,
+        ToType=pl.lit(to_type),
+        ToName=name,
+        _to=pl.lit(None, pl.String) if identifier is None else identifier,
+        Attributes=pl.lit(None, pl.List(pl.String)) if attributes is None else attributes,
+    )
+    return given.filter(pl.coalesce("_to", "ToName").is_not_null() & pl.col("_id").is_not_null())
+
+
+def rows(source: str, frame: pl.LazyFrame, kinds: list[pl.LazyFrame]) -> pl.LazyFrame:
+    """The relations of all kinds (see `related`) of a frame of assets as rows of the table."""
+    nameless = frame.filter(pl.col("_id").is_null()).select(RECORD)
+    end = pl.coalesce("_to", "ToName")
+    original = pl.concat_str("_id", "RelationshipType", "ToType", end, separator="|")
+    keyed = pl.concat([*kinds, nameless], how="diagonal").with_columns(EntityOriginalId=original)
+    return keyed.sort(RECORD, maintain_order=True).select(
+        RECORD,
+        "EntityOriginalId",
+        *FROM,
+        "RelationshipType",
+        "OriginalRelationshipType",
+        "ToType",
+        "ToName",
+        "Attributes",
+        RelationshipId=pl.concat_str(pl.lit(f"{source}:"), "EntityOriginalId"),
+        FromId=pl.concat_str(pl.lit(f"{source}:"), "_id"),
+        FromType=pl.lit("Asset"),
+        ToId=pl.concat_str(pl.lit(f"{source}:"), "_to"),
+    )
