@@ -58,7 +58,7 @@ class Envelope:
     feed_type: str
 
 
-BYTES_AT_ONCE = 4 * 1024 * 1024
+BYTES_AT_ONCE = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
