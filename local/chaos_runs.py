@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -103,6 +103,11 @@ class Verdict:
     pages_again: int = 0
     chaos: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> JsonDict:
+        """The object that `--json` writes."""
+        # asdict makes a Counter of pairs of what was one.
+        return asdict(replace(self, chaos=Counter())) | {"chaos": dict(self.chaos)}
 
 
 class Ground:
@@ -323,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(_line(verdict), flush=True)
     print(summary(verdicts))
     if options.json:
-        options.json.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
+        options.json.write_text(json.dumps([verdict.to_json() for verdict in verdicts], indent=1))
     return 1 if any(verdict.problems for verdict in verdicts) else 0
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import local.stack
-from local.chaos_runs import AFTERWARDS, Ground
+from local.chaos_runs import AFTERWARDS, Ground, Verdict
 from local.products.synthetic import Inventory
 from local.sentinel.query import Workspace
 from local.stack import Stack, StackError
@@ -92,3 +93,9 @@ def test_the_command_goes_on_after_it_was_killed(tmp_path: Path) -> None:
         i for kind in ("domain", "webapp", "iprange") for i in inventory.ids("cycognito", f"assets_{kind}")
     }
     assert len(ids) - len(set(ids)) <= manifest["totals"]["possibly_repeated"]
+
+
+def test_a_verdict_is_written_with_what_was_done_to_the_run() -> None:
+    """Its counts by name, as JSON takes them."""
+    written = json.loads(json.dumps(Verdict(7, "tenable", chaos=Counter(kills=2, twins=1)).to_json()))
+    assert (written["seed"], written["chaos"]) == (7, {"kills": 2, "twins": 1})
