@@ -23,7 +23,7 @@ from local.truth import ABSENCES, FILTERED, KINDS, as_sent, kind_of
 from sources.registry import SOURCES
 
 SEQUENCES = int(os.environ.get("SEQUENCES", "1"))
-STEPS = 6
+STEPS = 5
 POOL = 700
 TODAY = datetime.now(UTC).date()
 TRUTH = Inventory(POOL, POOL, seed=1, epoch=TODAY)
