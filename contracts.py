@@ -155,6 +155,7 @@ class Plan(Message):
 
     `known`: per stream, the keys of the index that the run is compared with. `streams`: per stream how its export is to be taken:
     `whole` (it gives everything there is), `stability` (of its paging), `table`, of a derived stream also `parent`. `unsettled`: earlier runs that may have sent rows which no index knows.
+    `ended`: those of them that had ended when this one was opened, so that it sees everything that they sent.
     """
 
     run: JsonDict
@@ -165,6 +166,7 @@ class Plan(Message):
     known: dict[str, int] = field(default_factory=dict)
     streams: dict[str, JsonDict] = field(default_factory=dict)
     unsettled: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,10 @@ class DiffRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class DiffResult(Message):
-    """What one part holds: rows, distinct keys and what they are against the base; keys that are gone, and how many of them are to be deleted."""
+    """What one part holds: rows, distinct keys and what they are against the base; keys that are gone, and how many of them are to be deleted.
+
+    `doubted`: keys of which a run that was never committed may have sent another row; they are among those that changed or are gone.
+    """
 
     rows: int
     keys: int
@@ -280,6 +285,7 @@ class DiffResult(Message):
     gone: int
     tombstones: int
     known: int
+    doubted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def current_name(source: str) -> str:
 
 
 def unsettled_name(source: str) -> str:
-    """The runs of the source that may have sent rows and are in no committed index: {"runs": {run id: commits since}}."""
+    """The runs of the source that may have sent rows and are in no committed index: {"runs": {run id: commits since}, "dropped": more of them than are kept, since the last commit}."""
     return f"state/{source}/unsettled.json"
 
 

@@ -123,34 +123,39 @@ def _commit(request: CloseRequest, deps: Deps, run: Run, plan: Plan) -> bool:
         name: {"parts": sums["parts"], "gone_rule": sums["gone_rule"], "keys": _keys(sums, whole=run.since is None)}
         for name, sums in request.diffs.items()
     }
-    raced = False
 
     def forward(current: JsonDict | None) -> JsonDict | None:
-        nonlocal raced
-        standing = current["run_id"] if current is not None else None
-        raced = standing not in {run.base, run.run_id}
-        if raced or (current is not None and current["up_to"] >= run.started_at):
+        base, up_to = (current["run_id"], current["up_to"]) if current is not None else (None, "")
+        if base != run.base or up_to >= run.started_at:
             return None
         return {"v": 1, "run_id": run.run_id, "up_to": run.started_at, "mode": run.mode, "streams": streams}
 
-    deps.staging.swap_json(watermark_name(run.source), forward)
-    if not raced:
+    standing = (deps.staging.swap_json(watermark_name(run.source), forward) or {}).get("run_id")
+    if standing == run.run_id:
         _settle(deps, run, plan)
-    return not raced
+    return standing in {run.base, run.run_id}
 
 
 def _settle(deps: Deps, run: Run, plan: Plan) -> None:
-    """The index that was committed knows what the run sent, and what those had sent that had ended before it; who is still under way, or was killed, is
-    considered once more by the next run.
+    """The index that was committed knows what the run sent, and what those had sent that had ended when it was opened. Who ended since is considered once
+    more by the next run, and so is, once, who has not ended: it is under way, or was killed. Settled once: a run that is not in the list has done it.
     """
-    ended = {run_id for run_id in plan.unsettled if deps.staging.exists(Names(run.source, run_id).manifest)}
+    since = {
+        run_id
+        for run_id in plan.unsettled
+        if run_id not in plan.ended and deps.staging.exists(Names(run.source, run_id).manifest)
+    }
 
     def settled(current: JsonDict | None) -> JsonDict | None:
+        runs = (current or {}).get("runs", {})
+        if run.run_id not in runs:
+            return None
         left = {}
-        for run_id, commits in (current or {}).get("runs", {}).items():
-            if run_id == run.run_id or run_id in ended or (run_id in plan.unsettled and commits):
+        for run_id, commits in runs.items():
+            considered = run_id in plan.unsettled
+            if run_id == run.run_id or run_id in plan.ended or (considered and commits and run_id not in since):
                 continue
-            left[run_id] = commits + (run_id in plan.unsettled)
+            left[run_id] = commits + considered
         return {"runs": left}
 
     deps.staging.swap_json(unsettled_name(run.source), settled)

@@ -44,9 +44,10 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
             "start the load again: it then compares with that one",
         )
     base = base_of(deps.staging, run.source, request.stream, watermark, request.part, request.parts)
+    unsure = _unsure(base)
     for run_id in (deps.staging.find_json(names.plan) or {}).get("unsettled", []):
         base = doubted(deps.staging, Names(run.source, run_id), request.stream, base, request.part, request.parts)
-    judged = _judge(request, _found(request, deps, run), base)
+    judged = _judge(request, _found(request, deps, run), base, doubts=_unsure(base) - unsure)
     table = BY_NAME[source_of(run.source).tables[request.stream]]
     rows = _tombstones(judged.tombstones, table, run, request.stream)
     deps.staging.create(
@@ -70,7 +71,12 @@ class _Judged:
     verdicts: pl.DataFrame
 
 
-def _judge(request: DiffRequest, found: pl.DataFrame, base: pl.DataFrame) -> _Judged:
+def _unsure(base: pl.DataFrame) -> int:
+    """The keys whose row is not sure."""
+    return int((base["hash"] == NO_HASH).sum())
+
+
+def _judge(request: DiffRequest, found: pl.DataFrame, base: pl.DataFrame, doubts: int) -> _Judged:
     """Judge the part slice by slice: a join takes several times the memory of what it joins."""
     slices = max(1, -(-max(found.height, base.height) // KEYS_PER_SLICE))
     counts: Counter[str] = Counter(keys=0)
@@ -103,6 +109,7 @@ def _judge(request: DiffRequest, found: pl.DataFrame, base: pl.DataFrame) -> _Ju
         gone=missing.height,
         tombstones=tombstones.height,
         known=base.height,
+        doubted=doubts,
     )
     return _Judged(result, pl.concat(index), missing, tombstones, pl.concat(verdicts))
 

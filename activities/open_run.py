@@ -12,13 +12,13 @@ from typing import Final
 from activities.deps import Deps, source_of
 from contracts import JsonDict, LanePlan, LoadRequest, Plan, Policy, Run, Stop, TryAgain
 from sources.model import Derived, Source, Start, Stream, UnreadablePageError
-from staging import current_name, unsettled_name, watermark_name
+from staging import Names, current_name, unsettled_name, watermark_name
 
 OVERLAP: Final = timedelta(hours=1)
 """A delta asks again for what changed in the hour before the watermark: sources index late."""
 
 MOST_UNSETTLED: Final = 50
-"""Runs in a row without one that is complete, of which the next one considers what they sent; a full load renews every row in any case."""
+"""Runs in a row without one that is complete, of which the next one considers what they sent; older ones are dropped, and the plan says so."""
 
 
 def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
@@ -54,15 +54,17 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
             for n, cursor in enumerate(start.cursors)
         ]
     indexed = watermark.get("streams", {}) if watermark is not None else {}
+    unsettled, dropped = _registered(run, deps)
     plan = Plan(
         run=run.to_wire(),
         lanes=lanes,
         expected=expected,
         policy=policy.to_wire(),
-        notes=notes,
+        notes=[*notes, *dropped],
         known={name: indexed[name]["keys"] for name in named if name in indexed},
         streams=_taken(run, streams, derived),
-        unsettled=_registered(run, deps),
+        unsettled=unsettled,
+        ended=[run_id for run_id in unsettled if deps.staging.exists(Names(source.name, run_id).manifest)],
     )
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
     opened = {"run_id": run.run_id, "mode": request.mode, "streams": request.streams, "started_at": run.started_at}
@@ -80,16 +82,23 @@ def _taken(run: Run, streams: list[Stream], derived: dict[str, list[Derived]]) -
     return taken
 
 
-def _registered(run: Run, deps: Deps) -> list[str]:
-    """Note that the run is going to send rows which no index knows until it is committed; the others of which that is true, the newest last."""
+def _registered(run: Run, deps: Deps) -> tuple[list[str], list[str]]:
+    """Note that the run is going to send rows which no index knows until it is committed; the others of which that is true, the newest last, and what is to be said of those that are too many."""
 
     def register(current: JsonDict | None) -> JsonDict:
-        runs = (current or {}).get("runs", {})
-        others = {run_id: commits for run_id, commits in runs.items() if run_id != run.run_id}
-        return {"runs": dict(list(others.items())[-MOST_UNSETTLED:]) | {run.run_id: 0}}
+        standing = current or {}
+        others = [(run_id, commits) for run_id, commits in standing.get("runs", {}).items() if run_id != run.run_id]
+        dropped = standing.get("dropped", 0) + max(0, len(others) - MOST_UNSETTLED)
+        return {"runs": {**dict(others[-MOST_UNSETTLED:]), run.run_id: 0}, "dropped": dropped}
 
     standing = deps.staging.swap_json(unsettled_name(run.source), register) or {}
-    return [run_id for run_id in standing["runs"] if run_id != run.run_id]
+    notes = []
+    if dropped := standing["dropped"]:
+        notes.append(
+            f"{dropped} loads that sent rows and did not end complete are too long ago to be considered: rows that only they sent may be wrong until "
+            "a full load renews every row, and subjects that only they had seen and that are gone stay until the views no longer look back to them"
+        )
+    return [run_id for run_id in standing["runs"] if run_id != run.run_id], notes
 
 
 def start_of(stream: Stream, lanes: int, run: Run, deps: Deps) -> Start:

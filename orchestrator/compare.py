@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 KEYS_PER_PART: Final = 500_000
 """Keys that one diff activity holds, with the base's beside them: bench/diff_memory.py says what memory that takes."""
 
-_SUMMED: Final = ("rows", "keys", "duplicates", "created", "updated", "unchanged", "gone", "tombstones", "known")
+_SUMMED: Final = (
+    "rows",
+    "keys",
+    "duplicates",
+    "created",
+    "updated",
+    "unchanged",
+    "gone",
+    "tombstones",
+    "known",
+    "doubted",
+)
 
 
 def compare(
@@ -55,7 +66,9 @@ def compare(
                 mine[0].cancelled = bool(answer.get("cancelled"))
                 mine[0].reasons.append(f"{name}: {said(answer)}"[:REASON_LENGTH])
                 return [lane.wire() for lane in lanes], {"streams": {}, "notes": [], "bury": []}
-            sums.update({key: sums[key] + answer[key] for key in _SUMMED}, done=sums["done"] + 1)
+            # What an older version has answered or summed up does not have every figure.
+            summed = {key: sums.get(key, 0) + answer.get(key, 0) for key in _SUMMED}
+            sums.update(summed, done=sums["done"] + 1)
     return _decided(plan, lanes, streams, allow_deletes=allow_deletes)
 
 
@@ -82,6 +95,11 @@ def _decided(
         sums = {key: number for key, number in streams[name].items() if key != "done"}
         elsewhere = next((f"{other} is not complete: {gap}" for other, gap in gaps.items() if gap), "")
         doubt = gaps[name] or _doubt(of, mine, sums) or elsewhere
+        if doubted := sums.get("doubted", 0):
+            diffs["notes"].append(
+                f"{name}: {doubted} subjects were in doubt, because loads before this one sent rows and did not end complete: what came of them "
+                f"counts as updated and is sent again, what did not come {'counts as gone' if of['whole'] else 'stays in doubt'}"
+            )
         if moved := _moved(mine):
             # A note of its own: nothing may be gone.
             diffs["notes"].append(

@@ -14,7 +14,7 @@ from contracts import TryAgain
 from local.products.faults import BrokenPage, Faults
 from local.products.synthetic import Inventory, SyntheticStream
 from sentinel.ingestion import Answer
-from staging import watermark_name
+from staging import unsettled_name, watermark_name
 
 INVENTORY = Inventory(assets=40, findings=60, big_output_share=0.0, tenable_orphan_share=0.2)
 STREAMS = INVENTORY.streams()
@@ -160,6 +160,60 @@ def test_totals_that_differ_and_move_are_noted(bench: Any) -> None:
         "devices: the source named a total of 43, it gave 40 records",
         "devices: the source's total moved from 41 to 43 while it was read",
     ]
+
+
+def unsettled(run: Any) -> dict[str, int]:
+    """The runs that may have sent what no index knows: {run id: commits since}."""
+    found: dict[str, int] = run.staging.find_json(unsettled_name(run.run.source))["runs"]
+    return found
+
+
+def test_a_run_that_moved_no_watermark_stays_in_doubt(bench: Any) -> None:
+    """Its clock stood before the last one's: no index knows what it sent, nor what those before it had sent."""
+    late = bench("device42", INVENTORY, started_at="2026-11-20T12:00:00.000000+00:00")
+    broken, early, later = (
+        bench("device42", INVENTORY, started_at=f"2026-11-20T{hour}:00:00.000000+00:00") for hour in (10, 11, 13)
+    )
+    late.load()
+    broken.open()
+    broken.close(failed=True)
+    assert early.load()["status"] == "complete"
+    assert list(unsettled(early)) == [broken.run.run_id, early.run.run_id]
+    later.load()
+    assert unsettled(later) == {}
+
+
+@pytest.mark.parametrize("commits", [0, 1])
+def test_a_run_that_ended_after_the_next_was_opened_is_considered_once_more(commits: int, bench: Any) -> None:
+    """What it sent after that one had looked at its keys nobody would know, however many were committed meanwhile; one that had ended before is done with."""
+    before, meanwhile, run, later = (
+        bench("device42", INVENTORY, started_at=f"2026-11-20T1{hour}:00:00.000000+00:00") for hour in range(4)
+    )
+    before.open()
+    before.close(failed=True)
+    meanwhile.open()
+    plan = run.open()
+    runs = unsettled(run) | {meanwhile.run.run_id: commits}
+    run.staging.put_json(unsettled_name("device42"), {"runs": runs}, {})
+    run.ship(plan)
+    meanwhile.close(failed=True)
+    assert run.close()["status"] == "complete"
+    assert unsettled(run) == {meanwhile.run.run_id: commits + 1}
+    assert later.open().unsettled == [meanwhile.run.run_id]
+
+
+def test_a_run_that_never_ends_is_considered_twice_however_often_a_close_is_repeated(bench: Any) -> None:
+    """A second copy of a close counts no second commit."""
+    killed, first, second = (
+        bench("device42", INVENTORY, started_at=f"2026-11-20T1{hour}:00:00.000000+00:00") for hour in range(3)
+    )
+    killed.open()
+    first.load()
+    first.close()
+    assert unsettled(first) == {killed.run.run_id: 1}
+    second.load()
+    assert unsettled(second) == {}
+    assert second.staging.find_json(second.names.plan)["unsettled"] == [killed.run.run_id]
 
 
 def test_the_watermark_only_goes_forward(bench: Any) -> None:

@@ -39,6 +39,21 @@ class _Runs:
             self.bench.staging.create(Names(self.source, run.run_id).keys("devices", 0, number), content.getvalue(), {})
         return run
 
+    def first(self, rows: list[tuple[str, int]]) -> Run:
+        """A committed run of these rows, the first of the source."""
+        self.bench.staging.delete(watermark_name(self.source))
+        run = self.stage([rows])
+        self.judge(run, 1)
+        self.commit(run, 1, "dropped")
+        return run
+
+    def after(self, broken: list[Run], rows: list[tuple[str, int]]) -> Run:
+        """A run of these rows; what the `broken` runs have sent was not committed when it was opened."""
+        run = self.stage([rows])
+        plan = Plan(run.to_wire(), [], {}, {}, unsettled=[earlier.run_id for earlier in broken])
+        self.bench.staging.put_json(Names(self.source, run.run_id).plan, plan.to_wire(), {})
+        return run
+
     def judge(self, run: Run, parts: int, *, whole: bool = True, proven: bool = True) -> dict[str, int]:
         results = [
             diff(DiffRequest(run.to_wire(), "devices", at, parts, whole, proven), self.bench.deps)
@@ -93,11 +108,7 @@ def test_every_key_is_judged_as_a_model_judges_it(bench: Any, generations: list[
 def test_tombstones_are_rows_of_the_table(bench: Any) -> None:
     """The key, the product's identifier, deleted, and the table's own columns."""
     runs = _Runs(bench)
-    runs.commit(first := runs.stage([[("a", 1), ("b", 1)]]), 1, "dropped")
-    runs.base = None
-    runs.bench.staging.delete(watermark_name("device42"))
-    runs.judge(first, 1)
-    runs.commit(first, 1, "dropped")
+    runs.first([("a", 1), ("b", 1)])
     run = runs.stage([[("a", 1)]])
     assert runs.judge(run, 2)["tombstones"] == 1
     frame = runs.tombstones(run, 2)
@@ -173,15 +184,9 @@ def test_a_run_is_only_compared_with_its_own_base(bench: Any) -> None:
 def test_what_an_uncommitted_run_may_have_sent_is_in_doubt(bench: Any) -> None:
     """It sent another version of one key, one that is new, and one as it was: the next run sends the first again, deletes the second, and not the third."""
     runs = _Runs(bench)
-    runs.commit(first := runs.stage([[("changed", 1), ("same", 1)]]), 1, "dropped")
-    runs.base = None
-    runs.bench.staging.delete(watermark_name("device42"))
-    runs.judge(first, 1)
-    runs.commit(first, 1, "dropped")
+    runs.first([("changed", 1), ("same", 1)])
     broken = runs.stage([[("changed", 2), ("same", 1), ("brief", 1)]])
-    run = runs.stage([[("changed", 1), ("same", 1)]])
-    plan = Plan(run.to_wire(), [], {}, {}, unsettled=[broken.run_id]).to_wire()
-    runs.bench.staging.put_json(Names("device42", run.run_id).plan, plan, {})
+    run = runs.after([broken], [("changed", 1), ("same", 1)])
     found = runs.judge(run, 2)
     assert (found["created"], found["updated"], found["unchanged"], found["tombstones"]) == (0, 1, 1, 1)
     assert runs.tombstones(run, 2)["EntityOriginalId"].to_list() == ["brief"]
@@ -190,13 +195,19 @@ def test_what_an_uncommitted_run_may_have_sent_is_in_doubt(bench: Any) -> None:
 def test_a_tombstone_of_an_uncommitted_run_is_in_doubt(bench: Any) -> None:
     """It may have been sent: when the key is there after all, it is sent again although nothing has changed."""
     runs = _Runs(bench)
-    runs.bench.staging.delete(watermark_name("device42"))
-    runs.judge(first := runs.stage([[("back", 1), ("same", 1)]]), 1)
-    runs.commit(first, 1, "dropped")
+    runs.first([("back", 1), ("same", 1)])
     broken = runs.stage([[("same", 1)]])
     assert runs.judge(broken, 1)["tombstones"] == 1
-    run = runs.stage([[("back", 1), ("same", 1)]])
-    plan = Plan(run.to_wire(), [], {}, {}, unsettled=[broken.run_id]).to_wire()
-    runs.bench.staging.put_json(Names("device42", run.run_id).plan, plan, {})
-    found = runs.judge(run, 3)
+    found = runs.judge(runs.after([broken], [("back", 1), ("same", 1)]), 3)
     assert (found["updated"], found["unchanged"], found["gone"]) == (1, 1, 0)
+
+
+def test_subjects_in_doubt_are_counted_once(bench: Any) -> None:
+    """Whichever of the broken runs had them, and in whichever part; those that the index itself does not know for sure are not of them."""
+    runs = _Runs(bench)
+    runs.first([("twice", 1), ("twice", 2), ("changed", 1), ("same", 1)])
+    broken = [runs.stage([[("changed", version), ("same", 1), ("brief", 1), ("twice", 2)]]) for version in (2, 3)]
+    run = runs.after([*broken, runs.stage([[("last", 1)]])], [("twice", 2), ("changed", 1), ("same", 1)])
+    found = runs.judge(run, 3)
+    assert (found["doubted"], found["updated"], found["unchanged"], found["gone"]) == (3, 2, 1, 2)
+    assert runs.judge(runs.stage([[("same", 1)]]), 2)["doubted"] == 0

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from contracts import Stop, TryAgain
+from activities.open_run import MOST_UNSETTLED
+from contracts import Plan, Stop, TryAgain
 from local.products.synthetic import Inventory
-from staging import watermark_name
+from staging import unsettled_name, watermark_name
 
 INVENTORY = Inventory(assets=40, findings=50)
 
@@ -154,3 +155,45 @@ def test_a_container_that_is_not_there_is_made(bench: Any, blob_service: Any) ->
     run.deps = replace(run.deps, staging=Staging(missing))
     run.open()
     assert missing.exists()
+
+
+def test_a_plan_names_the_runs_that_were_not_committed_and_those_of_them_that_have_ended(bench: Any) -> None:
+    """Only what has ended has sent everything that it ever will."""
+    ended, going, run = (bench("device42", INVENTORY) for _ in range(3))
+    ended.open()
+    ended.close(failed=True)
+    going.open()
+    plan = run.open()
+    assert plan.unsettled == [ended.run.run_id, going.run.run_id]
+    assert plan.ended == [ended.run.run_id]
+    assert run.open() == plan
+
+
+def test_a_plan_of_an_older_version_names_none_that_had_ended() -> None:
+    """It is read all the same; nothing is taken as ended."""
+    wire = Plan({}, [], {}, {}, unsettled=["earlier"], ended=["earlier"]).to_wire()
+    del wire["ended"]
+    assert (Plan.from_wire(wire).unsettled, Plan.from_wire(wire).ended) == (["earlier"], [])
+
+
+def test_runs_that_are_too_many_to_be_considered_are_said(bench: Any) -> None:
+    """How many were dropped since the last commit, what follows of it and what helps; also by a copy that comes after a crash."""
+    run = bench("device42", INVENTORY)
+    earlier = [f"run {n}" for n in range(MOST_UNSETTLED)]
+    run.staging.put_json(unsettled_name("device42"), {"runs": dict.fromkeys(earlier, 0)}, {})
+    assert run.open().notes == []
+    second = bench("device42", INVENTORY)
+    plan = second.open()
+    assert plan.unsettled == [*earlier[1:], run.run.run_id]
+    (note,) = plan.notes
+    assert note.startswith("1 loads that sent rows and did not end complete are too long ago")
+    assert "until a full load renews every row" in note
+    second.staging.delete(second.names.plan)
+    assert second.open().notes == [note]
+    third = bench("device42", INVENTORY)
+    assert third.open().notes[0].startswith("2 loads ")
+    third.ship(third.open())
+    manifest = third.close()
+    assert manifest["status"] == "complete"
+    assert third.open().notes[0] in manifest["notes"]
+    assert bench("device42", INVENTORY, started_at="2026-11-21T10:00:00.000000+00:00").open().notes == []

@@ -26,9 +26,14 @@ def _compared(
     whole: bool = True,
     allow: bool = False,
     beside: dict[str, int] | None = None,
+    lacking: tuple[str, ...] = (),
+    before: dict[str, Any] | None = None,
     **lane: Any,
 ) -> tuple[list[LaneState], Any, list[Any]]:
-    """States, comparison and the diff requests of a run of one stream whose parts all give `result`; `beside`: what another stream's lane counted."""
+    """States, comparison and the diff requests of a run of one stream whose parts all give `result`; `beside`: what another stream's lane counted.
+
+    `lacking`: what the answers do not have; `before`: the comparison as far as it was.
+    """
     run = Run("r", "device42", mode, "2026-03-01T00:00:00+00:00", base="b").to_wire()
     streams = {"devices": {"whole": whole, "stability": stability, "table": "CAASM_Assets_CL"}}
     plan = Plan(run, [], {}, POLICY.to_wire(), known={"devices": 100}, streams=streams)
@@ -43,12 +48,12 @@ def _compared(
     context = SimpleNamespace(
         call_activity=lambda _name, message: asked.append(message), set_custom_status=lambda _: None
     )
-    steps = compare(context, plan, [lane.wire() for lane in lanes], {}, {}, History(), allow_deletes=allow)
+    steps = compare(context, plan, [lane.wire() for lane in lanes], before or {}, {}, History(), allow_deletes=allow)
     answer = None
     try:
         while True:
             steps.send(answer)
-            answer = result.to_wire()
+            answer = {key: value for key, value in result.to_wire().items() if key not in lacking}
     except StopIteration as end:
         _, diffs = end.value
         states, _ = bury(*end.value)
@@ -152,3 +157,27 @@ def test_a_delta_sends_every_segment_by_its_verdicts() -> None:
     (lane, *_), _, _ = _compared("snapshot", mode="delta")
     assert (lane.sending, lane.verdicts, lane.finished) == ([0, 4], True, False)
     assert _compared("snapshot")[0][0].sending is None
+
+
+@pytest.mark.parametrize(
+    ("whole", "says"), [(True, "counts as gone"), (False, "stays in doubt")], ids=["whole", "partial"]
+)
+def test_subjects_in_doubt_are_said(whole: bool, says: str) -> None:
+    """They are sent again or deleted although nothing of them has changed: the ledger says why."""
+    _, diffs, _ = _compared("snapshot", replace(GONE, updated=3, doubted=3), whole=whole)
+    said = "devices: 3 subjects were in doubt, because loads before this one sent rows and did not end complete: "
+    assert diffs["notes"][0].startswith(said)
+    assert diffs["notes"][0].endswith(f"what did not come {says}")
+    assert diffs["streams"]["devices"]["doubted"] == 3
+
+
+@pytest.mark.parametrize("mine", [0, 2], ids=["answer of the older", "sums of the older"])
+def test_a_comparison_of_an_older_version_goes_on(mine: int) -> None:
+    """Its answers, and what it has summed up, do not count what was in doubt."""
+    summed = dict.fromkeys(GONE.to_wire().keys() - {"v", "doubted"}, 0)
+    before = {"streams": {"devices": {**summed, "parts": 1, "done": 0}}, "comparing": True}
+    lacking = () if mine else ("doubted",)
+    _, diffs, asked = _compared("snapshot", replace(GONE, doubted=mine), before=before, lacking=lacking)
+    assert len(asked) == 1
+    assert (diffs["streams"]["devices"]["known"], diffs["streams"]["devices"]["doubted"]) == (100, mine)
+    assert len(diffs["notes"]) == bool(mine)
