@@ -1,7 +1,7 @@
 """python -m local.durable APP_DIR: run a function app on loopback.
 
 Prints one JSON line {"url": …, "pid": …} on stdout when it is ready and logs to stderr. SIGTERM, SIGINT or, with --with-parent, the
-parent's death end it within about two seconds: it stops accepting work, gives running activities one second, and leaves
+parent's death end it within about two seconds: it stops accepting work, gives running activities and HTTP functions one second, and leaves
 without them. That loses nothing that Azure would keep: an activity without a recorded result runs again on the journal, and a
 thread that is inside a request cannot be stopped any other way.
 """
@@ -66,8 +66,8 @@ def parsed_arguments() -> argparse.Namespace:
     return options
 
 
-async def run(host: Host, listening: socket.socket, *, with_parent: bool) -> None:
-    """Serve `host` until a signal or the parent's death."""
+async def run(host: Host, listening: socket.socket, parent: int | None) -> None:
+    """Serve `host` until a signal, or until `parent` is no longer this process's parent."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,11 +75,13 @@ async def run(host: Host, listening: socket.socket, *, with_parent: bool) -> Non
     runner = await serve(host, listening)
     for function in host.app.functions.values():
         log.info("%s %s", function.kind, function.name)
-    print(json.dumps({"url": f"http://127.0.0.1:{host.port}", "pid": os.getpid()}), flush=True)
-    parent = os.getppid()
-    while not stopped.is_set() and (not with_parent or os.getppid() == parent):
+    try:
+        print(json.dumps({"url": f"http://127.0.0.1:{host.port}", "pid": os.getpid()}), flush=True)
+    except BrokenPipeError:  # whoever started this has gone meanwhile
+        stopped.set()
+    while not stopped.is_set() and parent in {None, os.getppid()}:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), 1 if with_parent else None)
+            await asyncio.wait_for(stopped.wait(), None if parent is None else 1)
     log.info("stopping")
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(runner.cleanup(), GRACE_S / 2)
@@ -104,6 +106,7 @@ def deliver_of(options: argparse.Namespace, journal: Path | None) -> Deliver:
 def main() -> int:
     """Run until told to stop; 0, or 2 when the app cannot be indexed or the port or journal cannot be opened."""
     options = parsed_arguments()
+    parent = os.getppid() if options.with_parent else None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_WithFields("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -121,11 +124,13 @@ def main() -> int:
     except (OSError, sqlite3.Error) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400  # the message says it all
         return 2
-    asyncio.run(run(host, listening, with_parent=options.with_parent))
+    # asyncio.run would wait for the threads of its executor, and an HTTP function's may be in a request for minutes, as an activity's may.
+    asyncio.new_event_loop().run_until_complete(run(host, listening, parent))
     return 0
 
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
     os._exit(code)  # the interpreter would wait for activity threads, for as long as they take

@@ -1,6 +1,7 @@
 """The host itself: the in-process API, its end, its limits, its command line, and the repairs of the engine."""
 
 import asyncio
+import http.client
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import azure.durable_functions as df
 import pytest
@@ -411,6 +413,39 @@ def test_a_signal_ends_the_process_within_seconds_even_while_an_activity_runs(st
     host.process.send_signal(number)
     assert host.process.wait(10) == 0
     assert time.monotonic() - begun < 4  # about two, and a busy machine
+
+
+def test_a_signal_ends_the_process_while_an_http_function_waits_in_a_thread(start_process, until, tmp_path):
+    """For blob storage that has gone before it, say: the next command waits for this process to leave its directory."""
+    host = start_process("demo")
+    mark = tmp_path / "waits"
+    where = urlsplit(host.url)
+    caller = http.client.HTTPConnection(where.hostname, where.port)
+    try:
+        caller.request("POST", f"/api/stuck?mark={mark}")
+        until(mark.exists, bool)
+        host.process.terminate()
+        assert host.process.wait(10) == 0
+    finally:
+        caller.close()
+
+
+def test_a_process_whose_starter_has_gone_meanwhile_ends(start_process, until, tmp_path):
+    """Nobody reads what it says when it is ready; the activity that its journal resumed does not keep it."""
+    journal = tmp_path / "journal.db"
+    host = start_process("demo", "--journal", str(journal))
+    links = host.start("paced", {"n": 1, "ms": 60_000})
+    host.until(links, lambda status: status["runtimeStatus"] == "Running")
+    host.end(kill=True)
+    command = [sys.executable, "-W", "ignore", "-m", "local.durable", str(APPS / "demo"), "--journal", str(journal)]
+    read, write = os.pipe()
+    os.close(read)
+    with subprocess.Popen([*command, "--with-parent"], cwd=ROOT, stdout=write, stderr=subprocess.DEVNULL) as orphan:
+        os.close(write)
+        try:
+            assert orphan.wait(20) == 0
+        finally:
+            orphan.kill()
 
 
 def test_with_parent_ends_when_the_parent_dies(until):

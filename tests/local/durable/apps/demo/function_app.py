@@ -25,6 +25,17 @@ async def http_start(req: func.HttpRequest, client):
     return client.create_check_status_response(req, instance)
 
 
+@app.route(route="stuck", methods=["POST"])
+async def http_stuck(req: func.HttpRequest) -> None:
+    """Creates a file and then waits, in a thread, for what never comes."""
+
+    def wait() -> None:
+        Path(req.params["mark"]).touch()
+        threading.Event().wait()
+
+    await asyncio.to_thread(wait)
+
+
 @app.orchestration_trigger(context_name="context")
 def fan(context: df.DurableOrchestrationContext):
     n = context.get_input()["n"]
