@@ -81,11 +81,11 @@ class Expected:
     def there(self, day: int) -> set[str]:
         """The ids of the day."""
         if self.stream in SOURCES[self.source].parents:
-            return set(of_inventory(self.inventory.on(day)))
+            return set(of_inventory(self.inventory.on(day), self.source, self.stream))
         return ids_of(self.inventory.on(day), self.source, self.stream)
 
     def _changed(self, day: int) -> set[str]:
         if self.stream in SOURCES[self.source].parents:
-            before, now = (of_inventory(self.inventory.on(of)) for of in (self._day, day))
+            before, now = (of_inventory(self.inventory.on(of), self.source, self.stream) for of in (self._day, day))
             return {key for key in before.keys() & now.keys() if before[key] != now[key]}
         return as_sent(self.inventory.changes(self._day, day, *kind_of(self.source, self.stream)).changed)

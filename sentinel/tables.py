@@ -422,7 +422,7 @@ RELATIONSHIPS: Final = Table(
         Column(
             "RelationshipType",
             "string",
-            "From reads it to To: Owned By, Used By, Has Software, Connected To, In Network, Runs On, Contains, Depends On, Member Of or Related To.",
+            "From reads it to To: Owned By, Used By, Has Software, Connected To, In Network, Runs On, Resolves To, Contains, Depends On, Member Of or Related To.",
             "Has Software",
         ),
         Column("OriginalRelationshipType", "string", "The relation in the product's own words.", "installed_software"),
@@ -432,7 +432,7 @@ RELATIONSHIPS: Final = Table(
             "Where the relation starts; joins to AssetId of CAASM_Assets_CL when FromType is Asset.",
             "tenable:5f0e5d2c-7c0a-4c1e-9f39-2f1d0b7f6a11",
         ),
-        Column("FromType", "string", "Asset, Owner, Software, Network, Service or Other.", "Asset"),
+        Column("FromType", "string", "Asset, Owner, Software, Network, Cloud Account, Service or Other.", "Asset"),
         Column("FromName", "string", "The name that a person would call that end by.", "web-07"),
         Column(
             "ToId",
@@ -440,7 +440,7 @@ RELATIONSHIPS: Final = Table(
             "Where it ends: <source>:<the product's identifier>, which is an AssetId when ToType is Asset; absent when the product only names it.",
             "tenable:cpe:/a:openbsd:openssh:9.2",
         ),
-        Column("ToType", "string", "Asset, Owner, Software, Network, Service or Other.", "Software"),
+        Column("ToType", "string", "Asset, Owner, Software, Network, Cloud Account, Service or Other.", "Software"),
         Column(
             "ToName",
             "string",

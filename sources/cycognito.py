@@ -8,7 +8,7 @@ records there are, so pages overlap.
 from __future__ import annotations
 
 from sources.authentication import Headers
-from sources.model import Source, Stream
+from sources.model import Derived, Source, Stream
 from sources.overlapping import Overlapping
 
 PAGE_SIZE = 500
@@ -39,5 +39,9 @@ SOURCE = Source(
         Stream("web_apps", "CAASM_Assets_CL", _pages("/v1/assets/webapp")),
         Stream("ip_ranges", "CAASM_Assets_CL", _pages("/v1/assets/iprange")),
         Stream("issues", "CAASM_Findings_CL", _pages("/v1/issues")),
+    ),
+    derived=tuple(
+        Derived(f"{parent.removesuffix('s')}_relations", "CAASM_Relationships_CL", parent)
+        for parent in ("domains", "web_apps", "ip_ranges")
     ),
 )

@@ -7,7 +7,7 @@ use the exports' own filters; Tenable asks not to be read by several at once, so
 from __future__ import annotations
 
 from sources.authentication import Headers
-from sources.model import Source, Stream
+from sources.model import Derived, Source, Stream
 from sources.paging import ExportJob
 
 ASSETS_PER_CHUNK = 1000
@@ -39,4 +39,5 @@ SOURCE = Source(
             changed_since=True,
         ),
     ),
+    derived=(Derived("relations", "CAASM_Relationships_CL", parent="assets"),),
 )

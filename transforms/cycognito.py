@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from sentinel.tables import ASSETS, FINDINGS
-from transforms import severity, values
+from sentinel.tables import ASSETS, FINDINGS, RELATIONSHIPS
+from transforms import relations, severity, values
 from transforms.decode import RECORD, Fields
 from transforms.rows import Transform
 
@@ -46,6 +46,9 @@ _RATED: Fields = {
     "first_seen": str,
     "last_seen": str,
 }
+_DOMAIN: Fields = {**_ASSET, **_RATED, "domain": str, "ip_names": [str], "sub_domains": [str], "locations": [str]}
+_WEB_APP: Fields = {**_ASSET, **_RATED}
+_IP_RANGE: Fields = {**_ASSET, "alive": bool}
 
 
 def _identified(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -148,6 +151,81 @@ def ip_ranges(frame: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
+def domain_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """What domains say of others: owner, organisations, the addresses that they resolve to, the sub-domains known below them."""
+    named = _identified(frame).with_columns(
+        _clean=values.clean_name(pl.coalesce(values.text(pl.col("domain")), pl.col("_name")))
+    )
+    staged = _from(
+        named, "ip_names", "sub_domains", fqdn=values.name(pl.col("_clean")), address=values.first(pl.col("ip_names"))
+    )
+    return relations.rows(
+        "cycognito",
+        staged,
+        [
+            *_held(staged),
+            _to_assets(relations.each(staged, pl.col("ip_names"), "ip/"), "Resolves To", "ip_names"),
+            _to_assets(relations.each(staged, pl.col("sub_domains")), "Contains", "sub_domains"),
+        ],
+    )
+
+
+def web_app_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """What web applications say of others: owner, organisations, and in their name the address or the domain that they run on."""
+    located = _located(_identified(frame), pl.col("_name")).with_columns(
+        _end=pl.coalesce(pl.lit("ip/") + pl.col("_ip"), pl.lit("domain/") + pl.col("_fqdn"))
+    )
+    host = values.hostname(pl.col("_host_name"))
+    staged = _from(located, "_end", host=host, fqdn=pl.col("_fqdn"), address=pl.col("_ip"))
+    return relations.rows("cycognito", staged, [*_held(staged), _to_assets(staged, "Runs On", "id")])
+
+
+def ip_range_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """What IP ranges say of others: owner and organisations."""
+    staged = _from(_identified(frame))
+    return relations.rows("cycognito", staged, _held(staged))
+
+
+_NOTHING = pl.lit(None, pl.String)
+
+
+def _from(
+    identified: pl.LazyFrame,
+    *more: str,
+    host: pl.Expr = _NOTHING,
+    fqdn: pl.Expr = _NOTHING,
+    address: pl.Expr = _NOTHING,
+) -> pl.LazyFrame:
+    """Where relations start, made once for all kinds (see device42.device_relations), and the fields that name their other ends."""
+    common = identified.select(
+        RECORD,
+        "_id",
+        "_owner",
+        "organizations",
+        *more,
+        FromName=pl.col("_name"),
+        DvcHostname=host,
+        DvcFQDN=fqdn,
+        DvcIpAddr=address,
+        SourceUpdatedAt=pl.lit(None, pl.Datetime("us", "UTC")),
+    )
+    return common.collect().lazy()
+
+
+def _held(staged: pl.LazyFrame) -> list[pl.LazyFrame]:
+    used = relations.each(staged, pl.col("organizations"))
+    return [
+        relations.related(staged, "Owned By", "Owner", said=pl.lit("owned_by"), name=pl.col("_owner")),
+        relations.related(used, "Used By", "Owner", said=pl.lit("organizations"), name=pl.col("_end")),
+    ]
+
+
+def _to_assets(ends: pl.LazyFrame, relationship: str, said: str) -> pl.LazyFrame:
+    """Relations to the assets whose identifiers are in `_end`, exported or not."""
+    end = pl.col("_end")
+    return relations.related(ends, relationship, "Asset", said=pl.lit(said), name=_name(end), identifier=end)
+
+
 def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Issues, linked to the asset that they affect, which need not be exported."""
     identifier, affected, cve = pl.col("_id"), pl.col("_affected"), pl.col("_cve")
@@ -236,10 +314,16 @@ TRANSFORMS = (
         "domains",
         *_PRODUCT,
         ASSETS,
-        {**_ASSET, **_RATED, "domain": str, "ip_names": [str], "sub_domains": [str], "locations": [str]},
+        _DOMAIN,
         domains,
     ),
-    Transform("cycognito", "web_apps", *_PRODUCT, ASSETS, {**_ASSET, **_RATED}, web_apps),
-    Transform("cycognito", "ip_ranges", *_PRODUCT, ASSETS, {**_ASSET, "alive": bool}, ip_ranges),
+    Transform("cycognito", "web_apps", *_PRODUCT, ASSETS, _WEB_APP, web_apps),
+    Transform("cycognito", "ip_ranges", *_PRODUCT, ASSETS, _IP_RANGE, ip_ranges),
     Transform("cycognito", "issues", *_PRODUCT, FINDINGS, _ISSUE, issues),
+)
+
+DERIVED = (
+    Transform("cycognito", "domain_relations", *_PRODUCT, RELATIONSHIPS, _DOMAIN, domain_relations),
+    Transform("cycognito", "web_app_relations", *_PRODUCT, RELATIONSHIPS, _WEB_APP, web_app_relations),
+    Transform("cycognito", "ip_range_relations", *_PRODUCT, RELATIONSHIPS, _IP_RANGE, ip_range_relations),
 )

@@ -12,6 +12,8 @@ TRANSFORMS: dict[tuple[str, str], Transform] = {
 }
 
 DERIVED: dict[tuple[str, str], Transform] = {
-    (transform.source, transform.stream): transform for transform in device42.DERIVED
+    (transform.source, transform.stream): transform
+    for module in (cycognito, device42, tenable)
+    for transform in module.DERIVED
 }
 """Transforms of derived streams: they read the fields of their parent's, which are decoded once for both."""

@@ -9,11 +9,15 @@ from __future__ import annotations
 from typing import Final
 
 import polars as pl
+import polars.selectors as cs
 
+from transforms import values
 from transforms.decode import RECORD
 
 FROM: Final = ("FromName", "DvcHostname", "DvcFQDN", "DvcIpAddr", "SourceUpdatedAt")
-"""Columns that a frame of assets has beside `_id`, the product's identifier of the asset."""
+"""Columns that a frame of assets has beside `_id`, the product's identifier of the asset, and EntityIsDeleted where the product also names what is gone."""
+
+_GONE: Final = cs.by_name("EntityIsDeleted", require_all=False)
 
 
 def related(
@@ -35,6 +39,7 @@ def related(
         RECORD,
         "_id",
         *FROM,
+        _GONE,
         RelationshipType=pl.lit(relationship),
         OriginalRelationshipType=said,
         ToType=pl.lit(to_type),
@@ -43,6 +48,12 @@ def related(
         Attributes=pl.lit(None, pl.List(pl.String)) if attributes is None else attributes,
     )
     return given.filter(pl.coalesce("_to", "ToName").is_not_null() & pl.col("_id").is_not_null())
+
+
+def each(frame: pl.LazyFrame, names: pl.Expr, kind: str = "") -> pl.LazyFrame:
+    """The frame with a row for each name of a list, once, as `_end`; what has none has no row. `kind` stands before each name."""
+    ends = names.list.eval(pl.lit(kind) + values.text(pl.element()))
+    return frame.with_columns(_end=values.joined(ends)).explode("_end")
 
 
 def rows(source: str, frame: pl.LazyFrame, kinds: list[pl.LazyFrame]) -> pl.LazyFrame:
@@ -55,6 +66,7 @@ def rows(source: str, frame: pl.LazyFrame, kinds: list[pl.LazyFrame]) -> pl.Lazy
         RECORD,
         "EntityOriginalId",
         *FROM,
+        _GONE,
         "RelationshipType",
         "OriginalRelationshipType",
         "ToType",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from sentinel.tables import ASSETS, FINDINGS
-from transforms import severity, values
+from sentinel.tables import ASSETS, FINDINGS, RELATIONSHIPS
+from transforms import relations, severity, values
 from transforms.decode import RECORD, Fields
 from transforms.rows import Transform
 
@@ -21,6 +21,9 @@ _TOOLS = {
     "pvs": "Nessus Network Monitor",
     "was": "Tenable Web App Scanning",
 }
+
+_DEFAULT_NETWORK = "00000000-0000-0000-0000-000000000000"
+"""Where every asset is that nobody has put into a network."""
 
 _ASSET: Fields = {
     "id": str,
@@ -44,6 +47,7 @@ _ASSET: Fields = {
     "aws_ec2_name": str,
     "agent_uuid": str,
     "bios_uuid": str,
+    "network_id": str,
     "network_name": str,
     "mcafee_epo_agent_guid": str,
     "symantec_ep_hardware_keys": [str],
@@ -142,17 +146,35 @@ def _staged_asset(frame: pl.LazyFrame) -> pl.LazyFrame:
             _gcp=values.text(pl.col("gcp_instance_id")),
             _kinds=values.present(pl.col("system_types")).list.join(",").str.to_lowercase(),
             _environment=_tag_value(r"^(?:environment|env)$"),
+            _gone=pl.col("deleted_at").is_not_null() | pl.col("terminated_at").is_not_null(),
         )
         .with_columns(_fqdn=pl.col("_fqdns").list.first())
+        .with_columns(
+            _name=pl.coalesce(
+                pl.col("_fqdn"),
+                values.text(pl.col("_host")),
+                values.text(pl.col("aws_ec2_name")),
+                pl.col("_addresses").list.first(),
+                pl.col("_id"),
+            )
+        )
         .with_columns(_clean=values.clean_name(pl.coalesce("_host", "_fqdn")))
         .with_columns(_host_name=values.name(pl.col("_clean")))
     )
 
 
+def _accounts() -> dict[str, pl.Expr]:
+    """The cloud account by the field that names it, in the order in which they count."""
+    subscription = pl.col("_azure").str.extract(r"(?i)^/subscriptions/([^/]+)", 1)
+    return {"azure_resource_id": subscription} | {
+        name: values.text(pl.col(name)) for name in ("aws_owner_id", "gcp_project_id")
+    }
+
+
 def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Assets, one row each; those that Tenable says are deleted or terminated come with EntityIsDeleted."""
     staged = _staged_asset(frame)
-    identifier, host, fqdns = pl.col("_id"), pl.col("_host"), pl.col("_fqdns")
+    identifier, fqdns = pl.col("_id"), pl.col("_fqdns")
     addresses, macs = pl.col("_addresses"), pl.col("_macs")
     tool = values.mapped(pl.element().struct.field("name"), _TOOLS, None)
     foreign_agent = values.text(pl.col("mcafee_epo_agent_guid")).is_not_null() | (
@@ -161,20 +183,13 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
     tag = pl.concat_str(pl.element().struct.field("key"), pl.lit("="), pl.element().struct.field("value"))
     azure, aws, gcp, kinds = pl.col("_azure"), pl.col("_aws"), pl.col("_gcp"), pl.col("_kinds")
     score = pl.col("acr_score")
-    gone = pl.col("deleted_at").is_not_null() | pl.col("terminated_at").is_not_null()
     tagged = pl.col("_environment")
     return staged.select(
         RECORD,
         EntityOriginalId=identifier,
-        EntityIsDeleted=gone,
+        EntityIsDeleted=pl.col("_gone"),
         AssetId=pl.concat_str(pl.lit("tenable:"), identifier),
-        AssetName=pl.coalesce(
-            pl.col("_fqdn"),
-            values.text(host),
-            values.text(pl.col("aws_ec2_name")),
-            addresses.list.first(),
-            identifier,
-        ),
+        AssetName=pl.col("_name"),
         AssetType=_asset_type(kinds),
         AssetOriginalType=pl.when(kinds != "").then(kinds),
         AssetStatus=pl.when(pl.col("deleted_at").is_not_null())
@@ -201,9 +216,7 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit("AWS"))
         .when(gcp.is_not_null())
         .then(pl.lit("GCP")),
-        CloudAccountId=pl.coalesce(
-            azure.str.extract(r"(?i)^/subscriptions/([^/]+)", 1), pl.col("aws_owner_id"), pl.col("gcp_project_id")
-        ),
+        CloudAccountId=pl.coalesce(*_accounts().values()),
         CloudRegion=pl.coalesce(pl.col("aws_region"), pl.col("aws_availability_zone"), pl.col("gcp_zone")),
         CloudResourceId=pl.coalesce(azure, aws, gcp),
         CloudNetworkId=pl.col("aws_vpc_id"),
@@ -221,6 +234,44 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
         LastSeen=values.instant(pl.col("last_seen")),
         SourceUpdatedAt=values.instant(pl.col("updated_at")),
     )
+
+
+def asset_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """What assets say of others: the network of Tenable's (unless it is the default one) and the VPC that they are in, the cloud account."""
+    network, accounts = values.text(pl.col("network_id")), _accounts()
+    default = pl.coalesce(
+        network == _DEFAULT_NETWORK, values.text(pl.col("network_name")).str.to_lowercase() == "default"
+    )
+    elsewhere = pl.when(~default)
+    common = _staged_asset(frame).select(
+        RECORD,
+        "_id",
+        _network=elsewhere.then(pl.lit("network/") + network),
+        _network_name=elsewhere.then(values.text(pl.col("network_name"))),
+        _vpc=values.text(pl.col("aws_vpc_id")),
+        _account=pl.coalesce(*accounts.values()),
+        _account_in=pl.coalesce(*(pl.when(of.is_not_null()).then(pl.lit(name)) for name, of in accounts.items())),
+        EntityIsDeleted=pl.col("_gone"),
+        FromName=pl.col("_name"),
+        DvcHostname=values.hostname(pl.col("_host_name")),
+        DvcFQDN=pl.col("_fqdn"),
+        DvcIpAddr=pl.col("_addresses").list.first(),
+        SourceUpdatedAt=values.instant(pl.col("updated_at")),
+    )
+    staged = common.collect().lazy()  # once for all kinds: see device42.device_relations
+    kinds = [
+        relations.related(
+            staged,
+            "In Network",
+            "Network",
+            said=pl.lit("network"),
+            name=pl.col("_network_name"),
+            identifier=pl.col("_network"),
+        ),
+        relations.related(staged, "In Network", "Network", said=pl.lit("aws_vpc_id"), name=pl.col("_vpc")),
+        relations.related(staged, "Member Of", "Cloud Account", said=pl.col("_account_in"), name=pl.col("_account")),
+    ]
+    return relations.rows("tenable", staged, kinds)
 
 
 def _tag_value(pattern: str) -> pl.Expr:
@@ -347,3 +398,5 @@ TRANSFORMS = (
     Transform("tenable", "assets", *_PRODUCT, ASSETS, _ASSET, assets),
     Transform("tenable", "vulnerabilities", *_PRODUCT, FINDINGS, _VULNERABILITY, vulnerabilities),
 )
+
+DERIVED = (Transform("tenable", "relations", *_PRODUCT, RELATIONSHIPS, _ASSET, asset_relations),)

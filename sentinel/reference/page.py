@@ -36,6 +36,8 @@ _KEYS: Final = """## Keys and joins
 | `CAASM_Findings_CL.AssetId` | `CAASM_Assets_CL.AssetId` | many to one. The asset may be missing (an orphan): use `leftouter` where that matters |
 | `CAASM_Relationships_CL.FromId` | `CAASM_Assets_CL.AssetId` | many to one, where `FromType == 'Asset'` |
 | `CAASM_Relationships_CL.ToId` | `CAASM_Assets_CL.AssetId` | many to one, where `ToType == 'Asset'`; where the product only names the other end (a virtual host in Device42), `ToName` to `AssetName` |
+| `CAASM_Relationships_CL.ToId` | `CAASM_Findings_CL.AssetId` | an asset that is not exported, but has findings (CyCognito's addresses) |
+| `CAASM_Relationships_CL.ToName` | `CAASM_Assets_CL.CloudAccountId` | where `ToType == 'Cloud Account'`; a VPC (`OriginalRelationshipType == 'aws_vpc_id'`) to `CloudNetworkId` |
 | `*.EntitySnapshotId` | `CAASM_Runs_CL.RunId` | many to one per `SourceStream`: a run has one row per stream |
 | `DvcHostname`, `DvcFQDN`, `DvcIpAddr` | the same names in ASIM views and alerts' entities | best single value; for every address `mv-expand IpAddresses` first. An address may be reused: restrict to recent `LastSeen` |
 | `Username` (of the functions) | `ActorUsername`, `TargetUsername`, `AccountUPN` | `OwnerName@OwnerUpnSuffix` where the product gives a UPN, else `OwnerName` |

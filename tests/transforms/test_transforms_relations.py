@@ -1,4 +1,4 @@
-"""Relations of Device42's devices: the rows are those that plain Python finds in the same records (local/relations.py), recorded, synthetic and invented."""
+"""Relations of assets: the rows are those that plain Python finds in the same records (local/relations.py), recorded, synthetic and invented."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local.products.columns import numbers
 from local.products.synthetic import Inventory
-from local.relations import Relation, all_related
+from local.relations import STREAMS, Relation, all_related, records_of
 from sentinel.tables import RELATIONSHIPS
 from sources.registry import SOURCES
 from transforms.decode import RECORD
 from transforms.registry import DERIVED, TRANSFORMS
 from transforms.rows import Envelope, Flattened, flatten, schema
 
-RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "device42" / "assets.ndjson"
+RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RELATIONS = DERIVED["device42", "relations"]
 ENVELOPE = Envelope("run", datetime(2025, 1, 1, tzinfo=UTC), "Snapshot")
 QUICK = settings(max_examples=40, deadline=None)
@@ -50,6 +49,43 @@ DEVICE = st.fixed_dictionaries(
     },
 )
 
+NAMES = st.none() | st.lists(TEXT | st.sampled_from(["Host.corp.example", "b.example.", "10.0.0.1"]), max_size=3)
+ADDRESSES = st.none() | st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2"]) | st.none(), max_size=3)
+ID = st.sampled_from(["", " ", "a", "b "]) | st.none()
+TENABLE = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": ID,
+        "network_id": st.sampled_from(["00000000-0000-0000-0000-000000000000", "n1", " "]) | st.none(),
+        "network_name": st.sampled_from(["Default", "default ", "DMZ", ""]) | st.none(),
+        "aws_vpc_id": st.sampled_from(["vpc-1", " "]) | st.none(),
+        "azure_resource_id": st.sampled_from(["/subscriptions/s1/resourceGroups/g", "/Subscriptions/s2", "/x/s3"])
+        | TEXT,
+        "azure_vm_id": TEXT,
+        "aws_owner_id": TEXT,
+        "gcp_project_id": TEXT,
+        "deleted_at": st.none() | st.just("2025-01-01T00:00:00.000Z"),
+        "terminated_at": st.none() | st.just("2025-01-01T00:00:00.000Z"),
+        "aws_ec2_name": TEXT,
+        **dict.fromkeys(("fqdns", "hostnames", "netbios_names", "agent_names"), NAMES),
+        **dict.fromkeys(("ipv4s", "ipv6s"), ADDRESSES),
+    },
+)
+CYCOGNITO = st.fixed_dictionaries(
+    {"type": st.just("any")},
+    optional={
+        "id": st.sampled_from(
+            ["domain/a.example", "b", "webapp/10.0.0.1:8443", "webapp/App.example:80", "webapp/app", " "]
+        )
+        | st.none(),
+        "owned_by": TEXT,
+        "organizations": st.none() | st.lists(TEXT, max_size=3),
+        "ip_names": ADDRESSES,
+        "sub_domains": st.none() | st.lists(st.sampled_from(["domain/x.a.example", "y", " "]) | st.none(), max_size=3),
+    },
+)
+OTHERS = {of: TENABLE if of[0] == "tenable" else CYCOGNITO for of in STREAMS if of[0] != "device42"}
+
 
 def found(result: Flattened) -> dict[str, Relation]:
     """The relations of the rows by their original id, none twice."""
@@ -61,10 +97,12 @@ def found(result: Flattened) -> dict[str, Relation]:
             ),
             *(row[name] for name in ("ToType", "ToId", "ToName")),
             tuple(row["Attributes"] or ()),
+            row["EntityIsDeleted"],
         )
         for row in result.rows.rows(named=True)
     }
-    assert {row["RelationshipId"] for row in result.rows.rows(named=True)} == {f"device42:{key}" for key in relations}
+    for row in result.rows.rows(named=True):
+        assert row["RelationshipId"] == f"{row['FromId'].partition(':')[0]}:{row['EntityOriginalId']}"
     return relations
 
 
@@ -72,32 +110,56 @@ def found(result: Flattened) -> dict[str, Relation]:
 def related() -> Any:
     """Flatten records to their relations."""
 
-    def make(records: list[Any], *, fast: bool = True) -> Flattened:
+    def make(records: list[Any], *of: str, fast: bool = True) -> Flattened:
         texts = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
-        return flatten(RELATIONS, pa.array(texts, pa.binary()), ENVELOPE, fast=fast)
+        return flatten(DERIVED[of] if of else RELATIONS, pa.array(texts, pa.binary()), ENVELOPE, fast=fast)
 
     return make
 
 
-@pytest.mark.skipif(not RECORDED.is_file(), reason=f"no recorded responses at {RECORDED}")
-def test_recorded_devices_have_the_relations_that_plain_python_finds(related: Any) -> None:
-    """396 of 316 devices, of all five kinds."""
-    records = RECORDED.read_bytes().splitlines()
-    result = related(records)
-    assert found(result) == all_related(map(json.loads, records))
-    assert (result.rows.height, result.rows[RECORD].n_unique(), result.rejects) == (396, 316, [])
-    kinds = {"Owned By": 2, "Used By": 86, "Runs On": 93, "Member Of": 27, "In Network": 188}
+RECORDINGS = {
+    ("device42", "relations"): (
+        "device42/assets",
+        396,
+        316,
+        {"Owned By": 2, "Used By": 86, "Runs On": 93, "Member Of": 27, "In Network": 188},
+    ),
+    ("tenable", "relations"): ("tenable_io/assets", 2, 2, {"Member Of": 2}),
+    ("cycognito", "domain_relations"): (
+        "cycognito/assets_domain",
+        8522,
+        2879,
+        {"Used By": 2884, "Resolves To": 3020, "Contains": 2618},
+    ),
+    ("cycognito", "web_app_relations"): ("cycognito/assets_webapp", 7208, 3505, {"Used By": 3703, "Runs On": 3505}),
+    ("cycognito", "ip_range_relations"): ("cycognito/assets_iprange", 565, 565, {"Used By": 565}),
+}
+"""Of each derived stream: the records, how many rows of how many of them, and of which kinds."""
+
+
+@pytest.mark.parametrize("of", RECORDINGS, ids="-".join)
+def test_recorded_records_have_the_relations_that_plain_python_finds(related: Any, of: tuple[str, str]) -> None:
+    """Of every kind that was recorded."""
+    name, rows, records, kinds = RECORDINGS[of]
+    if not (recorded := RECORDED / f"{name}.ndjson").is_file():
+        pytest.skip(f"no recorded responses at {recorded}")
+    lines = recorded.read_bytes().splitlines()
+    result = related(lines, *of)
+    assert found(result) == all_related(map(json.loads, lines), *of)
     assert dict(result.rows["RelationshipType"].value_counts().rows()) == kinds
+    assert (result.rows.height, result.rows[RECORD].n_unique(), result.rejects) == (rows, records, [])
 
 
 @pytest.mark.parametrize("day", [0, 4])
-def test_synthetic_devices_have_the_relations_that_plain_python_finds(related: Any, day: int) -> None:
+@pytest.mark.parametrize("of", STREAMS, ids="-".join)
+def test_synthetic_records_have_the_relations_that_plain_python_finds(
+    related: Any, of: tuple[str, str], day: int
+) -> None:
     """On the first day and later."""
-    stream = Inventory(1500, 10).on(day).stream("device42", "assets")
-    records = json.loads(b"[" + bytes(stream.body(numbers(0, stream.count))) + b"]")
-    result = related(records)
-    assert found(result) == all_related(records)
-    assert result.rows.height == len(found(result)) > 1000
+    records = list(records_of(Inventory(1500, 10).on(day), *of))
+    result = related(records, *of)
+    assert found(result) == all_related(records, *of)
+    assert result.rows.height == len(found(result)) > 30
 
 
 @QUICK
@@ -112,6 +174,73 @@ def test_any_device_has_the_relations_that_plain_python_finds(devices: list[dict
     assert result.rows[RECORD].is_sorted()
     for how in ({"fast": False}, {"bytes_at_once": 60}):
         assert flatten(RELATIONS, texts, ENVELOPE, **how).rows.equals(result.rows)
+
+
+@pytest.mark.parametrize("of", OTHERS, ids="-".join)
+@QUICK
+@given(data=st.data())
+def test_any_record_has_the_relations_that_plain_python_finds(of: tuple[str, str], data: st.DataObject) -> None:
+    """Of the other products: each once, in the order of the records, the same on both ways of decoding; what is deleted is marked."""
+    records = data.draw(st.lists(OTHERS[of], max_size=4, unique_by=lambda record: (record.get("id") or "").strip()))
+    texts = pa.array([json.dumps(record).encode() for record in records], pa.binary())
+    result = flatten(DERIVED[of], texts, ENVELOPE)
+    # A field that the parent's stream does not have is none of the relations' either.
+    known = [{name: value for name, value in record.items() if name in DERIVED[of].fields} for record in records]
+    relations = found(result)
+    assert relations == all_related(known, *of)
+    assert result.rows.height == len(relations)
+    assert result.rows[RECORD].is_sorted()
+    assert result.rejects == flatten(TRANSFORMS[of[0], SOURCES[of[0]].parents[of[1]]], texts, ENVELOPE).rejects
+    assert flatten(DERIVED[of], texts, ENVELOPE, fast=False).rows.equals(result.rows)
+
+
+@pytest.mark.parametrize(
+    ("network", "end"),
+    [
+        ({"network_id": "00000000-0000-0000-0000-000000000000", "network_name": "Default"}, None),
+        ({"network_id": "00000000-0000-0000-0000-000000000000", "network_name": "Renamed"}, None),
+        ({"network_name": "Default"}, None),
+        ({"network_name": "DMZ"}, (None, "DMZ")),
+        ({"network_id": "7f", "network_name": "DMZ"}, ("tenable:network/7f", "DMZ")),
+        ({"network_id": "7f"}, ("tenable:network/7f", None)),
+        ({}, None),
+    ],
+)
+def test_the_default_network_of_tenable_is_none(related: Any, network: Any, end: Any) -> None:
+    """Every asset is in it that nobody has put into another."""
+    rows = related([{"id": "a", **network}], "tenable", "relations").rows
+    assert rows.select("ToId", "ToName").rows() == ([end] if end else [])
+
+
+def test_relations_of_an_asset_that_tenable_says_is_gone_are_gone(related: Any) -> None:
+    """A delta exports it once more, and never again: its relations must go with it."""
+    records = [
+        {"id": "a", "gcp_project_id": "p"},
+        {"id": "b", "aws_owner_id": "1", "aws_vpc_id": "vpc-1", "deleted_at": "2025-01-01T00:00:00.000Z"},
+    ]
+    rows = related(records, "tenable", "relations").rows
+    assert rows.select(
+        "FromId", "RelationshipType", "OriginalRelationshipType", "ToName", "EntityIsDeleted"
+    ).rows() == [
+        ("tenable:a", "Member Of", "gcp_project_id", "p", False),
+        ("tenable:b", "In Network", "aws_vpc_id", "vpc-1", True),
+        ("tenable:b", "Member Of", "aws_owner_id", "1", True),
+    ]
+
+
+def test_what_cycognito_resolves_and_contains_are_its_own_assets(related: Any) -> None:
+    """By the identifiers that assets and findings have; each once."""
+    domain = {"id": "domain/a.example", "ip_names": ["192.0.2.1", "192.0.2.1"], "sub_domains": ["domain/x.a.example"]}
+    rows = related([domain], "cycognito", "domain_relations").rows
+    assert rows.select("RelationshipType", "ToId", "ToName").rows() == [
+        ("Resolves To", "cycognito:ip/192.0.2.1", "192.0.2.1"),
+        ("Contains", "cycognito:domain/x.a.example", "x.a.example"),
+    ]
+    apps = [{"id": f"webapp/{host}"} for host in ("192.0.2.1:8443", "App.a.example", "[2001:db8::1]:443", "app")]
+    rows = related(apps, "cycognito", "web_app_relations").rows
+    assert rows.select("RelationshipType", "ToId").rows() == [
+        ("Runs On", f"cycognito:{end}") for end in ("ip/192.0.2.1", "domain/app.a.example", "ip/2001:db8::1")
+    ]
 
 
 @pytest.mark.parametrize(
