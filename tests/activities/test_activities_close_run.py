@@ -13,6 +13,7 @@ from activities.orphans import count_orphans
 from contracts import TryAgain
 from local.products.faults import BrokenPage, Faults
 from local.products.synthetic import Inventory, SyntheticStream
+from local.relations import of_inventory
 from sentinel.ingestion import Answer
 from staging import unsettled_name, watermark_name
 
@@ -36,15 +37,17 @@ def test_a_complete_run_adds_up_and_moves_the_watermark(bench: Any, ingestion: A
     assert manifest["status"] == "complete", manifest["reasons"]
     totals = manifest["totals"]
     assert totals["exported"] == totals["staged"] == totals["flattened"] == 100
-    assert totals["rows"] == totals["accepted"] == 100
+    related = len(of_inventory(INVENTORY, "tenable"))
+    assert totals["rows"] == totals["accepted"] == 100 + related > 100
     assert totals["rejected"] == totals["dead_lettered"] == totals["possibly_repeated"] == 0
-    for table, count in (("CAASM_Assets_CL", 40), ("CAASM_Findings_CL", 60)):
+    for table, count in (("CAASM_Assets_CL", 40), ("CAASM_Findings_CL", 60), ("CAASM_Relationships_CL", related)):
         query = f"{table} | where EntitySnapshotId == '{run.run.run_id}' | count"
         assert emulator.kql(query).json()["tables"][0]["rows"] == [[count]]
     assert run.staging.find_json(run.names.manifest) == manifest
     assert run.staging.summary(run.names.manifest)["totals"] == totals
     streams = {
         "assets": {"parts": 1, "gone_rule": "dropped", "keys": 40},
+        "relations": {"parts": 1, "gone_rule": "dropped", "keys": related},
         "vulnerabilities": {"parts": 1, "gone_rule": "dropped", "keys": 60},
     }
     mark = {"v": 1, "run_id": run.run.run_id, "up_to": run.run.started_at, "mode": "full", "streams": streams}
@@ -52,7 +55,7 @@ def test_a_complete_run_adds_up_and_moves_the_watermark(bench: Any, ingestion: A
     *of_tables, of_runs = run.sink.posted
     assert manifest["requests"] == len(of_tables)
     assert manifest["bytes_sent"] == sum(map(len, of_tables))
-    assert [row["SourceStream"] for row in json.loads(of_runs)] == ["assets", "vulnerabilities"]
+    assert [row["SourceStream"] for row in json.loads(of_runs)] == ["assets", "vulnerabilities", "relations"]
 
 
 def test_closing_twice_gives_the_same(bench: Any) -> None:

@@ -133,7 +133,7 @@ def test_a_delta_begins_an_hour_before_the_watermark(bench: Any) -> None:
         "run_id": "earlier",
         "up_to": "2026-11-19T10:00:00.000000+00:00",
         "mode": "full",
-        "streams": {"assets": of, "vulnerabilities": of},
+        "streams": {"assets": of, "vulnerabilities": of, "relations": of},
     }
     run.staging.swap_json(watermark_name("tenable"), lambda _: mark)
     plan = run.open("delta")

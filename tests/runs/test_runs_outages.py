@@ -70,7 +70,7 @@ def test_blob_storage_that_comes_back_loses_nothing(runs: Any) -> None:
     runs.faults("products", {})
     _ended(runs, "cycognito")
     _, manifest = runs.api("GET", f"/api/loads/{started['run_id']}")
-    assert (manifest["status"], manifest["totals"]["accepted"]) == ("complete", ASSETS + 100), manifest["reasons"]
+    assert (manifest["status"], manifest["totals"]["exported"]) == ("complete", ASSETS + 100), manifest["reasons"]
 
 
 def test_a_cancelled_run_is_taken_up_where_it_stood(runs: Any) -> None:
