@@ -63,7 +63,7 @@ def _view(runs: Any, table: str, stream: str) -> dict[str, tuple[Any, ...]]:
 def _relations(runs: Any) -> dict[str, Relation]:
     """What `CAASM_Relationships` answers, by original id."""
     rows = runs.query(
-        "CAASM_Relationships | project EntityOriginalId, FromId, FromName, DvcIpAddr, RelationshipType, OriginalRelationshipType, ToType, ToId, ToName, Attributes"
+        "CAASM_Relationships | where EntityVendor == 'Device42' | project EntityOriginalId, FromId, FromName, DvcIpAddr, RelationshipType, OriginalRelationshipType, ToType, ToId, ToName, Attributes"
     )
     found = {row[0]: Relation(*(text or None for text in row[1:9]), tuple(row[9] or ())) for row in rows}
     assert len(found) == len(rows)
