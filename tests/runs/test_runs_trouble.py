@@ -121,7 +121,8 @@ def test_a_second_start_of_a_running_load_is_refused(runs: Any) -> None:
     while True:
         code, state = runs.api("GET", "/runtime/webhooks/durabletask/instances/load-cycognito")
         if state["customStatus"]:
-            seen.append(sum(stream["exported"] for stream in state["customStatus"]["streams"].values()))
+            streams = state["customStatus"]["streams"]
+            seen.append(sum(streams[name]["exported"] for name in streams if not name.endswith("_relations")))
         if code == 200:
             break
         time.sleep(0.1)
