@@ -156,6 +156,7 @@ class Plan(Message):
     `known`: per stream, the keys of the index that the run is compared with. `streams`: per stream how its export is to be taken:
     `whole` (it gives everything there is), `stability` (of its paging), `table`, of a derived stream also `parent`. `unsettled`: earlier runs that may have sent rows which no index knows.
     `ended`: those of them that had ended when this one was opened, so that it sees everything that they sent.
+    `left_out`: derived streams that the settings leave out.
     """
 
     run: JsonDict
@@ -167,6 +168,7 @@ class Plan(Message):
     streams: dict[str, JsonDict] = field(default_factory=dict)
     unsettled: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,9 @@ def _deps() -> Deps:
     )
     destinations = tuple(_destination(destination, settings) for destination in settings.destinations)
     desks = threading.Semaphore(settings.work_at_once)
-    return Deps(_staging(), _reader, destinations, budgets, Budget(in_flight=settings.upload_in_flight), desks)
+    sending = Budget(in_flight=settings.upload_in_flight)
+    without_relations = frozenset(name for name, source in settings.sources.items() if not source.relations)
+    return Deps(_staging(), _reader, destinations, budgets, sending, desks, without_relations=without_relations)
 
 
 def _answer(name: str, work: Callable[[], Message | JsonDict]) -> JsonDict:

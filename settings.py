@@ -33,11 +33,12 @@ class SettingsError(Stop):
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """A product's URL and secrets. `missing`: names of settings without which it cannot be loaded."""
+    """A product's URL and secrets. `missing`: names of settings without which it cannot be loaded. `relations`: whether those of its assets are loaded."""
 
     url: str
     secrets: Mapping[str, str] = field(repr=False)
     missing: tuple[str, ...] = ()
+    relations: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,13 @@ class _Reader:
             return default
         return value
 
+    def switch(self, name: str, *, default: bool) -> bool:
+        given = self.text(name)
+        if given.lower() not in {"", "true", "false"}:
+            self.problems.append(f"{name} must be true or false, not {given!r}")
+            return default
+        return given.lower() == "true" if given else default
+
     def whole(self, name: str, default: int, low: int, high: int) -> int:
         value = self.number(name, default, low, high)
         if value != int(value):
@@ -265,7 +273,7 @@ def _source(reader: _Reader, name: str) -> SourceSettings:
     missing = [f"{prefix}_{secret.upper()}" for secret, value in secrets.items() if not value]
     if not url:
         missing.insert(0, f"{prefix}_URL")
-    return SourceSettings(url, secrets, tuple(missing))
+    return SourceSettings(url, secrets, tuple(missing), reader.switch(f"{prefix}_RELATIONS", default=True))
 
 
 def _streams() -> dict[str, str]:

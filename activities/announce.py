@@ -1,4 +1,4 @@
-"""Writes a run's ledger into CAASM_Runs_CL: a row per stream, through the same ingestion path as everything else.
+"""Writes a run's ledger into CAASM_Runs_CL: a row per stream (also for one that is left out, or it would look like one that fails), through the same ingestion path as everything else.
 
 Invariant: it never changes what a run came to, nor keeps it from ending, and no row is lost: a run waits in `announce/` until its rows are accepted, and every run
 that is closed sends what waits there for its source. Rows that are written twice have the same key.
@@ -17,6 +17,9 @@ from sentinel.ingestion import Part, Sent
 from sentinel.tables import RUNS
 from sources.registry import SOURCES
 from staging import Names
+
+LEFT_OUT: Final = "left out"
+"""RunStatus of a stream that the settings leave out: CAASM_Runs has no row of it as long as that is its last word."""
 
 PATIENCE_S: Final = 30.0
 """How long a closing run tries; its rows can wait for the next one."""
@@ -68,9 +71,10 @@ def _send(manifest: JsonDict, deps: Deps) -> None:
 
 
 def rows(manifest: JsonDict, deps: Deps) -> list[dict[str, Any]]:
-    """The rows of CAASM_Runs_CL as JSON objects, without fields that have no value."""
+    """The rows of CAASM_Runs_CL as JSON objects, without fields that have no value. A stream that is left out has a status of its own and no counts."""
     source = SOURCES.get(manifest["source"])
-    streams: dict[str, JsonDict] = manifest["streams"] or {"": {}}
+    left_out = {name: {"status": LEFT_OUT} for name in manifest.get("left_out", [])}
+    streams: dict[str, JsonDict] = (manifest["streams"] or {"": {}}) | left_out
     counts = [column.name for column in RUNS.columns if column.type == "long"]
     made = []
     for name, ledger in streams.items():
@@ -84,7 +88,7 @@ def rows(manifest: JsonDict, deps: Deps) -> list[dict[str, Any]]:
             "SourceName": manifest["source"],
             "SourceStream": name or None,
             "RunMode": manifest["mode"],
-            "RunStatus": manifest["status"],
+            "RunStatus": ledger.get("status", manifest["status"]),
             "StartedAt": manifest["started_at"],
             "ChangedSince": manifest["since"],
             "Reasons": manifest["reasons"][:20] or None,

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
 from sentinel.ingestion import Budget, Door, Sender
-from sources.model import Source, Stream
+from sentinel.tables import RELATIONSHIPS
+from sources.model import Derived, Source, Stream
 from sources.reader import Reader
 from sources.registry import SOURCES
 from staging import Names, Staging
@@ -52,6 +53,7 @@ class Deps:
 
     `desks`: whoever flattens or encodes a segment holds one of them. Such work takes ten times a segment's bytes and uses no core better for being done more often
     at once than there are cores; fetching, waiting and sending need none.
+    `without_relations`: sources whose relations nobody wants.
     """
 
     staging: Staging
@@ -62,6 +64,7 @@ class Deps:
     desks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(2))
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    without_relations: frozenset[str] = frozenset()
 
     def names(self, run: Run) -> Names:
         """The run's blob names."""
@@ -77,6 +80,16 @@ class Deps:
         stream = source_of(run.source).stream(name)
         records = self.budgets.page_records
         return replace(stream, paging=stream.paging.sized(records)) if records else stream
+
+    def derived(self, source: Source, stream: str) -> list[Derived]:
+        """The streams that are made of the stream's records, without those that are left out."""
+        out = self.left_out(source)
+        return [derived for derived in source.derived if derived.parent == stream and derived.name not in out]
+
+    def left_out(self, source: Source) -> list[str]:
+        """The source's derived streams that the settings leave out."""
+        unwanted = source.name in self.without_relations
+        return [derived.name for derived in source.derived if unwanted and derived.table == RELATIONSHIPS.name]
 
     def sender(self, destination: Destination, table: str, run: Run) -> Sender:
         """A sender of a table's rows to a destination, which asks between requests whether the run was cancelled."""

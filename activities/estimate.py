@@ -19,7 +19,7 @@ from activities.deps import Deps, source_of
 from activities.sampling import LONGEST_WAIT_S, Sample, sampled
 from contracts import JsonDict
 from sentinel import packing
-from sources.model import Stream
+from sources.model import Source, Stream
 from staging import MANIFESTS, watermark_name
 from transforms.registry import DERIVED, TRANSFORMS
 from transforms.rows import Envelope, Flattened, flatten_together
@@ -64,21 +64,25 @@ def estimate(name: str, mode: str, deps: Deps, terms: Terms, *, sample: bool = F
 
     Raises Stop when the source is not configured or refuses, TryAgain when it or the storage is out.
     """
-    source_of(name)
+    source = source_of(name)
     notes: list[str] = []
     deps.staging.ensure()
     watermark = deps.staging.find_json(watermark_name(name))
     if mode == "delta" and watermark is None:
         mode = "full"
         notes.append("the first load is a full one: there is no complete run to compare with")
-    found = None if sample else _from_runs(name, mode, deps, notes)
-    if found is None:
+    said: list[str] = []
+    found = None if sample else _from_runs(name, mode, deps, said)
+    if found is not None and not _unlike(source, found[1], deps):
+        notes += said
+    else:
         keys = {stream: of["keys"] for stream, of in (watermark or {}).get("streams", {}).items()}
         found = _from_pages(name, deps, keys, records, notes)
         if mode == "delta":
-            said: list[str] = []
+            said = []
             _apply_change(found[1], _from_runs(name, mode, deps, said), said, notes)
-    based_on, parts, duration_s = found
+    based_on, every, duration_s = found
+    parts = {stream: part for stream, part in every.items() if stream not in deps.left_out(source)}
     return {
         "source": name,
         "mode": mode,
@@ -159,6 +163,11 @@ def _from_runs(name: str, mode: str, deps: Deps, notes: list[str]) -> Found | No
     return based_on, parts, duration_s
 
 
+def _unlike(source: Source, parts: dict[str, Part], deps: Deps) -> bool:
+    """Whether runs left out what the settings no longer leave out."""
+    return any(derived.name not in parts for stream in parts for derived in deps.derived(source, stream))
+
+
 def _named(deltas: list[JsonDict]) -> str:
     return "the last delta load" if len(deltas) == 1 else f"the last {len(deltas)} delta loads"
 
@@ -231,7 +240,7 @@ def _parts(
     count = sample.records if sample.records is not None else told
     texts = [bytes(record) for page in sample.pages for record in page.records]
     transforms = {stream.name: TRANSFORMS[name, stream.name]}
-    transforms |= {d.name: DERIVED[name, d.name] for d in source_of(name).derived if d.parent == stream.name}
+    transforms |= {derived.name: DERIVED[name, derived.name] for derived in deps.derived(source_of(name), stream.name)}
     if count is None:
         notes.append(
             f"{stream.name}: nothing shows how many records there are, and the sums are without it: {HOW_MANY}"

@@ -38,7 +38,8 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
         deps.staging.delete(names.cancel)
         return Plan.from_wire(written)
     watermark = deps.staging.find_json(watermark_name(source.name))
-    derived = {stream.name: [d for d in source.derived if d.parent == stream.name] for stream in streams}
+    derived = {stream.name: deps.derived(source, stream.name) for stream in streams}
+    left_out = [name for name in deps.left_out(source) if source.parents[name] in derived]
     named = [name for stream in streams for name in (stream.name, *(d.name for d in derived[stream.name]))]
     run, notes = _mode(run, streams, named, watermark)
     lanes: list[JsonDict] = []
@@ -60,16 +61,21 @@ def open_run(request: LoadRequest, deps: Deps, policy: Policy) -> Plan:
         lanes=lanes,
         expected=expected,
         policy=policy.to_wire(),
-        notes=[*notes, *dropped],
+        notes=[*notes, *dropped, *_leaving(source, left_out)],
         known={name: indexed[name]["keys"] for name in named if name in indexed},
         streams=_taken(run, streams, derived),
         unsettled=unsettled,
         ended=[run_id for run_id in unsettled if deps.staging.exists(Names(source.name, run_id).manifest)],
+        left_out=left_out,
     )
     deps.staging.create(names.plan, _json(plan.to_wire()), {})
     opened = {"run_id": run.run_id, "mode": request.mode, "streams": request.streams, "started_at": run.started_at}
     deps.staging.put_json(current_name(source.name), opened | {"resumable": True}, {})
     return Plan.from_wire(deps.staging.find_json(names.plan) or plan.to_wire())
+
+
+def _leaving(source: Source, left_out: list[str]) -> list[str]:
+    return [f"{', '.join(left_out)} left out: {source.name.upper()}_RELATIONS is false"] if left_out else []
 
 
 def _taken(run: Run, streams: list[Stream], derived: dict[str, list[Derived]]) -> dict[str, JsonDict]:

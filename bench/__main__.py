@@ -33,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", type=int, default=upload.ROWS, metavar="N", help="rows of the upload's comparison")
     parser.add_argument(
+        "--without-relations",
+        action="store_true",
+        help="loads of assets and findings alone (the setting <SOURCE>_RELATIONS is false); needs --out",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=results.FILE,
@@ -56,7 +61,8 @@ def _measured(options: argparse.Namespace) -> Iterator[results.JsonDict]:
     if "load" in options.parts:
         for source in options.source:
             for size in options.sizes:
-                yield {"end_to_end": [load.measure(source, size, _say)]}
+                relations = not options.without_relations
+                yield {"end_to_end": [load.measure(source, size, _say, relations=relations)]}
     if "stages" in options.parts:
         for source in options.source:
             yield {"stages": stages.measure(source, min(STAGES_ASSETS, max(options.sizes)), _say)}
@@ -80,7 +86,12 @@ def main(arguments: Sequence[str]) -> int:
         return _profile(arguments[1:])
     if arguments and arguments[0] == "report":
         return _report()
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.without_relations and options.out == results.FILE:
+        parser.error("--without-relations needs --out: the published results are of loads with relations")
+    if options.without_relations and list(options.parts) != ["load"]:
+        parser.error("--without-relations is about whole loads: add --parts load")
     for measured in _measured(options):
         results.add(options.out, measured)
     if options.out == results.FILE:

@@ -34,11 +34,14 @@ def inventory(assets: int) -> list[str]:
     return ["--assets", str(assets), "--findings", str(assets), "--seed", "1"]
 
 
-def measure(source: str, assets: int, say: Callable[[str], None] = lambda _: None) -> JsonDict:
-    """A line of `end_to_end`: a full load of `assets` assets and as many findings of a source. Raises NotMeasuredError."""
+def measure(
+    source: str, assets: int, say: Callable[[str], None] = lambda _: None, *, relations: bool = True
+) -> JsonDict:
+    """A line of `end_to_end`: a full load of `assets` assets and as many findings of a source, with or without `relations`. Raises NotMeasuredError."""
     begun = time.monotonic()
+    settings = {f"{source.upper()}_RELATIONS": str(relations).lower()}
     with tempfile.TemporaryDirectory(prefix="caasm-bench-") as directory:
-        with Stack(Path(directory), inventory(assets)) as stack:
+        with Stack(Path(directory), inventory(assets), app_settings=settings) as stack:
             before, usage = _cpu(stack), stack.call_app("GET", "/admin/host/usage")[1]
             machine = _Machine()
             outcome = run_load(stack, source, "full", lambda _: None)

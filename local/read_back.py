@@ -87,7 +87,8 @@ def read_back(manifest: JsonDict, workspace: Asks) -> list[Counted]:
     ]
     query = f"{RUNS.name} | where RunId == '{run_id}' | distinct RunStreamId | count"
     ((rows,),) = workspace.rows(query, *span)
-    return [*counted, Counted("ledger", RUNS.name, max(1, len(counted)), 0, int(rows))]
+    announced = max(1, len(counted)) + len(manifest.get("left_out", []))
+    return [*counted, Counted("ledger", RUNS.name, announced, 0, int(rows))]
 
 
 def until_right(

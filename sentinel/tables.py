@@ -535,7 +535,12 @@ RUNS: Final = Table(
             "assets",
         ),
         Column("RunMode", "string", "full or delta.", "full"),
-        Column("RunStatus", "string", "complete, incomplete or failed.", "complete"),
+        Column(
+            "RunStatus",
+            "string",
+            "complete, incomplete or failed; left out for a stream of relations that the app's settings leave out.",
+            "complete",
+        ),
         Column(
             "StartedAt",
             "datetime",

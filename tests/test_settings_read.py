@@ -99,6 +99,18 @@ def test_numbers_are_within_their_bounds(name: str, value: str, words: str) -> N
     assert words in problem
 
 
+def test_relations_are_loaded_unless_a_source_s_setting_says_false() -> None:
+    """Each source by itself; in any case of letters."""
+    settings = read_settings({**MINIMAL, "CYCOGNITO_RELATIONS": "False", "TENABLE_RELATIONS": "true"})
+    assert {name: source.relations for name, source in settings.sources.items()} == {
+        "cycognito": False,
+        "device42": True,
+        "tenable": True,
+    }
+    (problem,) = problems(DEVICE42_RELATIONS="off")
+    assert problem == "DEVICE42_RELATIONS must be true or false, not 'off'"
+
+
 @pytest.mark.parametrize(
     "url", ["http://localhost:8080/", "http://127.0.0.1:9", "http://[::1]:9", "https://dce.example.com"]
 )

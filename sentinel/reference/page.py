@@ -47,6 +47,94 @@ A key is `<source>:<the product's identifier>`, so two products that know one ma
 """
 
 
+class RelationKind(NamedTuple):
+    """A kind of relation that a stream gives. `said`: its OriginalRelationshipType. `end`: what is behind the source in ToId; empty where there is only ToName."""
+
+    source: str
+    stream: str
+    said: str
+    type: str
+    to_type: str
+    end: str
+    words: str
+
+
+RELATION_KINDS: Final = (
+    RelationKind("cycognito", "domain_relations", "owned_by", "Owned By", "Owner", "", "the domain's owner"),
+    RelationKind("cycognito", "domain_relations", "organizations", "Used By", "Owner", "", "each organisation"),
+    RelationKind(
+        "cycognito",
+        "domain_relations",
+        "ip_names",
+        "Resolves To",
+        "Asset",
+        "ip/<address>",
+        "each address; no asset of the export, but findings have it as their AssetId",
+    ),
+    RelationKind(
+        "cycognito",
+        "domain_relations",
+        "sub_domains",
+        "Contains",
+        "Asset",
+        "domain/<name>",
+        "each sub-domain, exported or not",
+    ),
+    RelationKind("cycognito", "web_app_relations", "owned_by", "Owned By", "Owner", "", "the application's owner"),
+    RelationKind("cycognito", "web_app_relations", "organizations", "Used By", "Owner", "", "each organisation"),
+    RelationKind(
+        "cycognito",
+        "web_app_relations",
+        "id",
+        "Runs On",
+        "Asset",
+        "ip/<address> or domain/<name>",
+        "the host in its identifier, exported or not",
+    ),
+    RelationKind("cycognito", "ip_range_relations", "owned_by", "Owned By", "Owner", "", "the range's owner"),
+    RelationKind("cycognito", "ip_range_relations", "organizations", "Used By", "Owner", "", "each organisation"),
+    RelationKind("device42", "relations", "the custom field's name", "Owned By", "Owner", "", "the owner"),
+    RelationKind("device42", "relations", "customer", "Used By", "Owner", "customer/<number>", "the customer"),
+    RelationKind(
+        "device42",
+        "relations",
+        "virtual_host_name",
+        "Runs On",
+        "Asset",
+        "",
+        "the host of a virtual machine, by its name",
+    ),
+    RelationKind("device42", "relations", "blade_host", "Member Of", "Asset", "<number>", "the chassis of a blade"),
+    RelationKind(
+        "device42",
+        "relations",
+        "subnet",
+        "In Network",
+        "Network",
+        "subnet/<number>",
+        "each subnet, as CIDR; Attributes has the addresses in it as ip=…",
+    ),
+    RelationKind(
+        "tenable",
+        "relations",
+        "network",
+        "In Network",
+        "Network",
+        "network/<uuid>",
+        "Tenable's network, unless it is the default one",
+    ),
+    RelationKind("tenable", "relations", "aws_vpc_id", "In Network", "Network", "", "the VPC"),
+    RelationKind(
+        "tenable", "relations", "azure_resource_id", "Member Of", "Cloud Account", "", "the Azure subscription"
+    ),
+    RelationKind("tenable", "relations", "aws_owner_id", "Member Of", "Cloud Account", "", "the AWS account"),
+    RelationKind(
+        "tenable", "relations", "gcp_project_id", "Member Of", "Cloud Account", "", "the Google Cloud project"
+    ),
+)
+"""Every relation that the products give: what the column reference lists, and a test finds in their records."""
+
+
 class Recipe(NamedTuple):
     """A query that a reader can start from."""
 
@@ -93,18 +181,55 @@ CAASM_Relationships_CL
 | join kind=inner (CAASM_Assets | project AssetId, AssetName, OwnerName, Criticality) on $left.FromId == $right.AssetId
 | project AssetName, ToName, ToVersion, Criticality, OwnerName""",
     ),
+    Recipe(
+        "What assets have to do with what: each relation that there is now, with what is known of both ends. The other end may be no asset of the inventory.",
+        """
+CAASM_Relationships
+| join kind=inner (CAASM_Assets | project AssetId, AssetName, Criticality) on $left.FromId == $right.AssetId
+| join kind=leftouter (
+    CAASM_Assets | project EndId = AssetId, EndName = AssetName, EndCriticality = Criticality, EndHasEdr = HasEdr
+  ) on $left.ToId == $right.EndId
+| project AssetName, Criticality, RelationshipType, ToType, Name = coalesce(EndName, ToName), EndCriticality, EndHasEdr, ToId""",
+    ),
 )
 
 
 def markdown() -> str:
-    """The page: how to read the tables, keys and joins, the functions, then a section per table with a row per column."""
+    """The page: how to read the tables, keys and joins, the kinds of relations, the functions, then a section per table with a row per column."""
     return "\n".join(
-        [_HEAD, _KEYS, *_recipes(), *_functions(), *(_section(table) for table in TABLES), *_other_senders()]
+        [
+            _HEAD,
+            _KEYS,
+            *_recipes(),
+            *_relations(),
+            *_functions(),
+            *(_section(table) for table in TABLES),
+            *_other_senders(),
+        ]
     )
 
 
 def _recipes() -> list[str]:
     return [f"{recipe.words}\n\n```kusto\n{recipe.kql.strip()}\n```\n" for recipe in RECIPES]
+
+
+def _relations() -> list[str]:
+    lines = [
+        "## Relations",
+        "",
+        "What the products give. A relation starts at the asset whose record says it: `FromId` is its `AssetId`, `FromType` is `Asset`. It ends at `ToId`, which is",
+        "`<source>:<end>`, and at `ToName`; where *end* is empty, or the product gives no identifier with a name, `ToId` is absent. A source's setting can",
+        "leave them out ([configuration.md](configuration.md#relations)).",
+        "",
+        "| `SourceStream` | `RelationshipType` | `ToType` | *end* | `OriginalRelationshipType` | what it is |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {kind.source}: `{kind.stream}` | `{kind.type}` | `{kind.to_type}` | {f'`{kind.end}`' if kind.end else ''} "
+        f"| {kind.said if ' ' in kind.said else f'`{kind.said}`'} | {kind.words} |"
+        for kind in RELATION_KINDS
+    ]
+    return ["\n".join([*lines, ""])]
 
 
 def _functions() -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from contracts import JsonDict, TryAgain
+from local.products.synthetic import Inventory
 from local.relations import all_related
 from sentinel.ingestion import Answer
 from staging import Staging, watermark_name
@@ -162,6 +164,34 @@ def test_a_derived_stream_is_loaded_whenever_its_parent_is(bench: Any, streams: 
     run.transform("devices")
     assert sent(run, plan, 0)["status"] == "complete"
     assert run.staging.find_json(watermark_name("device42"))["run_id"] == run.run.run_id
+
+
+def test_relations_can_be_left_out(bench: Any) -> None:
+    """The run is complete and committed without them, nothing is staged of them, and CAASM_Runs_CL says that they are left out and not missing."""
+    run = bench("tenable", Inventory(20, 20))
+    run.deps = replace(run.deps, without_relations=frozenset({"tenable"}))
+    manifest = run.load()
+    assert manifest["status"] == "complete", manifest["reasons"]
+    assert list(manifest["streams"]) == ["assets", "vulnerabilities"]
+    assert (manifest["left_out"], manifest["totals"]["rows"]) == (["relations"], 40)
+    assert not [blob.name for blob in run.staging.list(run.names.prefix) if "relations" in blob.name]
+    rows = {row["SourceStream"]: row for row in json.loads(run.sink.posted[-1])}
+    assert {stream: row["RunStatus"] for stream, row in rows.items()} == {
+        "assets": "complete",
+        "vulnerabilities": "complete",
+        "relations": "left out",
+    }
+    assert not {"Exported", "Rows", "Accepted"} & rows["relations"].keys()
+    mark = run.staging.find_json(watermark_name("tenable"))
+    assert (mark["run_id"], list(mark["streams"])) == (run.run.run_id, ["assets", "vulnerabilities"])
+
+
+def test_a_part_of_the_streams_commits_nothing_though_relations_are_left_out(bench: Any) -> None:
+    """What is left out is not what is compared."""
+    run = bench("tenable", Inventory(20, 20))
+    run.deps = replace(run.deps, without_relations=frozenset({"tenable"}))
+    assert run.load(streams=["assets"])["status"] == "complete"
+    assert run.staging.find_json(watermark_name("tenable")) is None
 
 
 def test_relations_of_a_run_that_was_never_committed_are_in_doubt(bench: Any) -> None:

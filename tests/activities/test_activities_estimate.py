@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,22 @@ def test_the_last_run_is_better_than_a_sample(bench: Any) -> None:
     assert found["streams"]["devices"]["rows"] == 500
     assert found["duration_s"] is not None
     assert estimate("device42", "full", run.deps, TERMS, sample=True)["based_on"].startswith("a sample")
+
+
+@pytest.mark.parametrize("sample", [False, True], ids=["the last run", "a sample"])
+def test_relations_that_are_left_out_cost_nothing(bench: Any, sample: bool) -> None:
+    """Whether or not the last run had them; one that had not says nothing of a load that is to have them."""
+    run = bench("device42", Inventory(500, 0))
+    wanted, without = run.deps, replace(run.deps, without_relations=frozenset({"device42"}))
+    assert len(run.load()["streams"]) == 2
+    found = estimate("device42", "full", without, TERMS, sample=sample)
+    assert ([*found["streams"]], found["rows"]) == (["devices"], 500)
+    run = bench("device42", started_at="2026-11-21T10:00:00.000000+00:00")
+    run.deps = without
+    assert len(run.load()["streams"]) == 1
+    found = estimate("device42", "full", wanted, TERMS, sample=sample)
+    assert [*found["streams"]] == ["devices", "relations"]
+    assert found["based_on"].startswith("a sample")
 
 
 def test_a_delta_is_at_most_the_full_load_until_there_is_something_to_go_by(bench: Any) -> None:

@@ -124,6 +124,27 @@ def test_a_delta_after_a_version_that_derived_nothing_becomes_full(bench: Any) -
     assert (plan.run["mode"], plan.known) == ("full", {"devices": 40})
 
 
+def test_relations_that_are_left_out_are_in_no_plan(bench: Any) -> None:
+    """The plan says so, of the streams that are loaded; a delta goes on without their index, and is full when they are wanted again."""
+    run = bench("cycognito", INVENTORY)
+    run.deps = replace(run.deps, without_relations=frozenset({"cycognito", "device42"}))
+    plan = run.open(streams=["domains", "issues"])
+    assert ([*plan.streams], [lane["derived"] for lane in plan.lanes]) == (["domains", "issues"], [[], []])
+    assert plan.left_out == ["domain_relations"]
+    assert plan.notes == ["domain_relations left out: CYCOGNITO_RELATIONS is false"]
+    run = bench("device42", INVENTORY)
+    of = {"parts": 1, "gone_rule": "dropped", "keys": 40}
+    mark = {"v": 1, "run_id": "earlier", "up_to": "2026-11-19T10:00:00.000000+00:00", "streams": {"devices": of}}
+    run.staging.swap_json(watermark_name("device42"), lambda _: mark)
+    wanted, run.deps = run.deps, replace(run.deps, without_relations=frozenset({"device42"}))
+    plan = run.open("delta")
+    assert (plan.run["mode"], plan.known) == ("delta", {"devices": 40})
+    again = bench("device42", INVENTORY)
+    again.deps = replace(wanted, reader=again.deps.reader)
+    plan = again.open("delta")
+    assert (plan.run["mode"], plan.left_out) == ("full", [])
+
+
 def test_a_delta_begins_an_hour_before_the_watermark(bench: Any) -> None:
     """Both the run and the lanes have it; a clock that stands before the watermark waits."""
     run = bench("tenable", INVENTORY, started_at="2026-11-20T10:00:00.000000+00:00")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import load, report, stages, upload
+from bench.__main__ import main
 from sentinel.packing import BODY_LIMIT_BYTES
 
 
@@ -22,6 +23,20 @@ def test_a_whole_load_is_measured() -> None:
     assert line["foreign_share"] is None or 0 <= line["foreign_share"] <= 1
     assert 5 < line["history_events_max"] < 500
     assert 50 < line["peak_memory_mb"] < 2000
+
+
+def test_a_load_without_relations_is_measured() -> None:
+    """By the app's own setting: as many rows as records."""
+    line = load.measure("device42", 200, relations=False)
+    assert line["rows"] == line["records"] == 200
+
+
+@pytest.mark.parametrize("arguments", [["--parts", "load"], ["--out", "other.json"]], ids=["no file", "all parts"])
+def test_loads_without_relations_are_not_published(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused before anything is measured, where they would become the README's figures."""
+    with pytest.raises(SystemExit):
+        main(["--without-relations", *arguments])
+    assert "--without-relations" in capsys.readouterr().err
 
 
 def test_stages_are_measured_apart() -> None:

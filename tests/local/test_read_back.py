@@ -56,6 +56,13 @@ def test_a_stream_s_verdict(found: int, verdict: str, right: bool) -> None:
     assert (counted.verdict, counted.right) == (verdict, right)
 
 
+def test_a_stream_that_is_left_out_has_a_row_in_the_ledger_and_none_elsewhere() -> None:
+    """Its row is not a surplus."""
+    left_out = {**manifest(), "left_out": ["relations"]}
+    assert all(one.right for one in read_back(left_out, Tables([3], 5, ledger=3)))
+    assert read_back(left_out, Tables([3], 5))[-1].verdict == "missing"
+
+
 def test_tombstones_are_rows_too() -> None:
     """What was accepted and what was deleted are both in the table."""
     assets, vulnerabilities, ledger = read_back(manifest(), Tables([3], 5))

@@ -136,6 +136,18 @@ def test_a_source_that_never_got_to_its_streams_is_seen(inventory: Inventory) ->
     assert [row["SourceStream"] for row in inventory.ask("CAASM_Runs")] == ["assets"]
 
 
+def test_what_is_left_out_is_neither_whole_nor_missing(inventory: Inventory) -> None:
+    """No row of it while that is the last word, so no rule takes it for stale; when it is loaded again, it has one, and nothing failed meanwhile."""
+    inventory.run(5)
+    inventory.run(5, stream="relations")
+    inventory.run(3)
+    inventory.run(3, stream="relations", status="left out")
+    assert [row["SourceStream"] for row in inventory.ask("CAASM_Runs")] == ["assets"]
+    inventory.run(1, stream="relations")
+    rows = {row["SourceStream"]: row for row in inventory.ask("CAASM_Runs")}
+    assert (rows["relations"]["IsComplete"], rows["relations"]["NotComplete"]) == (True, 0)
+
+
 def test_streams_and_products_are_told_apart(inventory: Inventory) -> None:
     """One of them being whole says nothing of another."""
     inventory.run(1)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from local.products.synthetic import Inventory
 from local.relations import STREAMS, Relation, all_related, records_of
+from sentinel.reference.page import RELATION_KINDS
 from sentinel.tables import RELATIONSHIPS
 from sources.registry import SOURCES
 from transforms.decode import RECORD
@@ -241,6 +242,63 @@ def test_what_cycognito_resolves_and_contains_are_its_own_assets(related: Any) -
     assert rows.select("RelationshipType", "ToId").rows() == [
         ("Runs On", f"cycognito:{end}") for end in ("ip/192.0.2.1", "domain/app.a.example", "ip/2001:db8::1")
     ]
+
+
+OF_EVERY_KIND: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("device42", "relations"): [
+        {
+            "id": 1,
+            "custom_fields": [{"key": "Owner", "value": "a"}],
+            "customer": "b",
+            "customer_id": 2,
+            "virtual_host_name": "c",
+            "blade_host_id": 3,
+            "ip_addresses": [{"ip": "10.0.0.1", "subnet": "10.0.0.0/24", "subnet_id": 4}],
+        }
+    ],
+    ("tenable", "relations"): [
+        {"id": "a", "network_id": "n", "aws_vpc_id": "v", "aws_owner_id": "1"},
+        {"id": "b", "gcp_project_id": "p"},
+        {"id": "c", "azure_resource_id": "/subscriptions/s/resourceGroups/g"},
+    ],
+    ("cycognito", "domain_relations"): [
+        {
+            "id": "domain/a",
+            "owned_by": "o",
+            "organizations": ["p"],
+            "ip_names": ["1.1.1.1"],
+            "sub_domains": ["domain/b"],
+        }
+    ],
+    ("cycognito", "web_app_relations"): [
+        {"id": "webapp/a.example:443", "owned_by": "o", "organizations": ["p"]},
+        {"id": "webapp/1.1.1.1:443"},
+    ],
+    ("cycognito", "ip_range_relations"): [{"id": "iprange/a", "owned_by": "o", "organizations": ["p"]}],
+}
+
+
+@pytest.mark.parametrize("of", STREAMS, ids="-".join)
+def test_the_column_reference_lists_every_kind_of_relation(related: Any, of: tuple[str, str]) -> None:
+    """Its words, the type of its end, and what the end's identifier begins with: those that records give, and no other."""
+    listed = {
+        (kind.said if " " not in kind.said else "Owner", kind.type, kind.to_type, end.partition("/")[0])
+        for kind in RELATION_KINDS
+        if (kind.source, kind.stream) == of
+        for end in kind.end.split(" or ")
+    }
+
+    def given(records: list[Any]) -> set[tuple[str, ...]]:
+        rows = related(records, *of).rows
+        ends = [(to_id or "").partition(":")[2] for to_id in rows["ToId"]]
+        starts = [end.partition("/")[0] if "/" in end else end and "<number>" for end in ends]
+        # A custom field is called as somebody called it.
+        said = rows["OriginalRelationshipType"].str.replace("^Owner.*", "Owner")
+        kinds = rows.select(said, "RelationshipType", "ToType").rows()
+        return {(*kind, start) for kind, start in zip(kinds, starts, strict=True)}
+
+    assert given(OF_EVERY_KIND[of]) == listed
+    assert {kind[:3] for kind in given(list(records_of(Inventory(1500, 10), *of)))} <= {kind[:3] for kind in listed}
 
 
 @pytest.mark.parametrize(
