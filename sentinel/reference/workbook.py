@@ -235,7 +235,7 @@ TABS: Final = (
                 "ledger", "The ledger of the loads (last 200)", "table", "CAASM_Runs_CL",
                 """
 | summarize arg_max(TimeGenerated, *) by RunStreamId
-| where isnotempty(SourceStream)
+| where isnotempty(SourceStream) and RunStatus != 'left out'
 | extend AddsUp = Exported == Staged and Staged == Flattened + Rejected + Filtered and Rows == Accepted + DeadLettered + Unchanged
 | top 200 by StartedAt desc
 | project StartedAt, EntityProduct, SourceStream, RunMode, RunStatus, AddsUp, Exported, Staged, Flattened, Rejected, Filtered, Rows, Accepted, DeadLettered, Unchanged, PossiblyRepeated, RunId""",
@@ -252,6 +252,7 @@ TABS: Final = (
                 "runs-by-day", "Streams loaded, by status", "timechart", "CAASM_Runs_CL",
                 """
 | summarize arg_max(TimeGenerated, *) by RunStreamId
+| where RunStatus != 'left out'
 | summarize Streams = count() by RunStatus, bin(StartedAt, 1d)
 | order by StartedAt asc""", 50, True,
             ),
@@ -266,6 +267,7 @@ TABS: Final = (
                 "runs", "Loads (last 100), with the reasons of those that are not complete", "table", "CAASM_Runs_CL",
                 """
 | summarize arg_max(TimeGenerated, *) by RunStreamId
+| where RunStatus != 'left out'
 | summarize _Status = make_set(RunStatus), _Reasons = make_set(tostring(Reasons)), Ended = max(TimeGenerated), Streams = count(),
     Exported = sum(Exported), Accepted = sum(Accepted), SetAside = sum(Rejected) + sum(DeadLettered), FailedPages = sum(FailedPages), BytesSent = sum(BytesSent), Requests = sum(Requests)
     by RunId, EntityProduct, RunMode, StartedAt
