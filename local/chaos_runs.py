@@ -60,6 +60,8 @@ RATES: Final = {
 """Of chaos: more and shorter than on the command line."""
 
 MOST_KILLS: Final = 8
+FLUSH_S: Final = 600.0
+"""How long the emulator may take to decode what a load has sent."""
 
 SINK_FAULTS: Final = {"rate": 0.08, "kinds": ["drop-before", "drop-after", "429", "503"], "retry_after_s": 1}
 """What the emulator does in every second run. A request that is dropped after it was accepted is one more way to send a row twice."""
@@ -214,7 +216,8 @@ class Ground:
             verdict.problems += [f"{load}, {stream}: {problem}" for problem in problems]
 
     def _control(self, part: str, what: str, settings: JsonDict) -> None:
-        code, answer = self.stack.call("POST", f"{self.stack.parts[part].url}/_control/{what}", settings)
+        url = f"{self.stack.parts[part].url}/_control/{what}"
+        code, answer = self.stack.call("POST", url, settings, timeout_s=FLUSH_S)
         if code != 200:
             raise RuntimeError(f"{part} answered {code} to {what}: {answer!r}")
 

@@ -281,7 +281,9 @@ def _chaos_line(chaos: dict[str, int]) -> str:
 def _ask(directory: Path, console: Console) -> None:
     from local.questions import QUESTIONS
     from local.sentinel.query import Workspace
+    from local.sentinel.spool import recover
 
+    recover(directory / "sentinel")
     workspace = Workspace(directory / "sentinel")
     for question in QUESTIONS:
         answer = workspace.query(question.kql)

@@ -266,7 +266,7 @@ class Stack:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments, "--with-parent"],
                 cwd=cwd,
-                env=environment,
+                env=environment or {**memory.ENVIRONMENT, **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=words,
@@ -345,9 +345,9 @@ class Stack:
             else:
                 part.check()
 
-    def call(self, method: str, url: str, body: object = None) -> tuple[int, Any]:
+    def call(self, method: str, url: str, body: object = None, timeout_s: float = 30) -> tuple[int, Any]:
         """Status and JSON (None when there is none) of a request to a part."""
-        answer = urllib3.request(method, url, json=body, timeout=30, retries=False)
+        answer = urllib3.request(method, url, json=body, timeout=timeout_s, retries=False)
         return answer.status, answer.json() if answer.data else None
 
     def call_app(self, method: str, path: str, body: object = None) -> tuple[int, Any]:

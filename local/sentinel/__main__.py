@@ -11,8 +11,9 @@ from pathlib import Path
 
 from aiohttp import web
 
+import memory
 from local.sentinel.answers import DEFAULT_DCR
-from local.sentinel.app import Emulator, Options
+from local.sentinel.app import IDLE_S, Emulator, Options
 from local.sentinel.spool import FILE_BYTES
 from local.sentinel.wire import BYTES_PER_MINUTE, REQUESTS_PER_MINUTE
 
@@ -30,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, help="0 for no limit")
     parser.add_argument("--bytes-per-minute", type=int, default=BYTES_PER_MINUTE, help="0 for no limit")
     parser.add_argument("--file-bytes", type=int, default=FILE_BYTES, help="of rows decoded together into one file")
+    parser.add_argument(
+        "--idle-s", type=float, default=IDLE_S, help="rows are decoded, unasked, after so long without a request"
+    )
     parser.add_argument("--lean", action="store_true", help="with the transformations that drop long texts")
     parser.add_argument("--faults", type=json.loads, default={}, help="JSON, as POST /_control/faults takes it")
     return parser
@@ -56,6 +60,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
             requests_per_minute=arguments.requests_per_minute,
             bytes_per_minute=arguments.bytes_per_minute,
             file_bytes=arguments.file_bytes,
+            idle_s=arguments.idle_s,
             faults=arguments.faults,
             lean=arguments.lean,
         )
@@ -74,4 +79,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    # What it sets that has to be there before the process begins, the stack gives.
+    memory.settle(os.environ)
     asyncio.run(_serve(_parser().parse_args()))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -32,8 +32,11 @@ from local.sentinel.timespan import parse_timespan
 from local.sentinel.wire import BODY_LIMIT, BYTES_PER_MINUTE, REQUESTS_PER_MINUTE, LimitMode, Quota
 from sentinel.tables import TABLES, Table
 
-IDLE_S = 1.0
-"""Bodies are decoded when none has come for this long."""
+IDLE_S: Final = 30.0
+"""Bodies are decoded, unasked, when none has come for this long: a load may pause for seconds between two packs, and decoding costs more than accepting."""
+
+CLOSING_S: Final = 5.0
+"""How long an emulator that is told to end still decodes; whoever stops it waits for 10 s at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Options:
     requests_per_minute: int = REQUESTS_PER_MINUTE
     bytes_per_minute: int = BYTES_PER_MINUTE
     file_bytes: int = FILE_BYTES
+    idle_s: float = IDLE_S
     faults: Mapping[str, Any] = field(default_factory=dict)
     tables: Sequence[Table] = TABLES
     lean: bool = False
@@ -63,6 +67,7 @@ class Emulator:
         self._stats = Stats()
         self._spool = Spool(Store(options.store), streams, self._stats.ingested, file_bytes=options.file_bytes)
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+        self._idle_s = options.idle_s
         self._quotas: dict[str, Quota] = {}
         self._limit(options.requests_per_minute, options.bytes_per_minute, options.dcrs)
         self.identity = Identity()
@@ -104,14 +109,17 @@ class Emulator:
         with suppress(asyncio.CancelledError):
             await idle
         self._executor.shutdown()
-        self._spool.close()
+        await asyncio.to_thread(self._spool.close, CLOSING_S)
 
     async def _flush_when_idle(self) -> None:
         while True:
-            await asyncio.sleep(IDLE_S / 4)
-            idle_s = self._spool.idle_s()
-            if idle_s is not None and idle_s >= IDLE_S:
-                await asyncio.to_thread(self._spool.drain)
+            await asyncio.sleep(self._idle_s / 4)
+            if self._idle():
+                await asyncio.to_thread(self._spool.drain, self._idle)
+
+    def _idle(self) -> bool:
+        idle_s = self._spool.idle_s()
+        return idle_s is not None and idle_s >= self._idle_s
 
     async def _query(self, request: web.Request) -> web.Response:
         if not request.headers.get("Authorization", "").lower().startswith("bearer "):

@@ -1,8 +1,8 @@
 """What was accepted and is not in a table yet: bodies as they came, in files, until they are decoded into the store.
 
 As in the service, acceptance and ingestion are two things: a body is checked for what a request is refused for, kept, and answered; its rows are decoded
-when nothing more comes, or when somebody asks. So an emulator takes bodies as fast as a service would, and what it has accepted outlives its being
-killed. Invariant: a file of the spool becomes files of the store under names made from its own number, and goes when those are complete; one that
+when somebody asks, or when nothing has come for long. So an emulator takes bodies as fast as a service would and leaves a load the cores, and what it has
+accepted outlives its being killed. Invariant: a file of the spool becomes files of the store under names made from its own number, and goes when those are complete; one that
 is decoded again after a kill replaces what it had left.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +40,13 @@ FILE_BYTES: Final = 32 * 1024 * 1024
 _ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+class _Row(msgspec.Struct, gc=False):
+    """Any object: what is in it is read over."""
+
+
+_OBJECTS: Final = msgspec.json.Decoder(list[_Row])
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """An accepted body: the stream that it was sent to, when it came (naive, UTC), how it is encoded, its bytes on the wire."""
@@ -49,6 +59,10 @@ class Kept:
 
 def rows_in(body: bytes) -> int:
     """How many rows a body has; raises Refusal (400) when it is not a JSON array of objects."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        check_utf8(body)
+        return len(_OBJECTS.decode(body))
+    # What is wrong with it is found, and said, by taking it apart.
     try:
         body.decode()
         rows = _ROWS.decode(body)
@@ -57,6 +71,16 @@ def rows_in(body: bytes) -> int:
     if not all(bytes(memoryview(row)[:1]) == b"{" for row in rows):
         raise bad_payload("an element of the array is not an object")
     return len(rows)
+
+
+def check_utf8(body: bytes) -> None:
+    """Raises UnicodeDecodeError unless the bytes are UTF-8; twenty times as fast as decoding them, where they are."""
+    offsets = struct.pack("=qq", 0, len(body))
+    text = pa.Array.from_buffers(pa.large_string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(body)])
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        body.decode()
 
 
 class Spool:
@@ -103,9 +127,10 @@ class Spool:
             if self._held >= self._limit:
                 self._close_file()
 
-    def close(self) -> None:
-        """Decode what waits and let the directory go."""
-        self.drain()
+    def close(self, within_s: float = math.inf) -> None:
+        """Decode what waits, begin no file after so many seconds, and let the directory go; what is left is there for `recover`."""
+        until = self._clock() + within_s
+        self.drain(lambda: self._clock() < until)
         os.close(self._owner)
 
     def _close_file(self) -> None:
@@ -118,15 +143,18 @@ class Spool:
         with self._lock:
             return self._clock() - self._last_add if any(self._directory.glob("*.bodies")) else None
 
-    def drain(self) -> None:
-        """Decode what waits; when this returns, everything that was added before the call is in the store's files."""
+    def drain(self, going_on: Callable[[], bool] = lambda: True) -> None:
+        """Decode what waits; when this returns, everything that was added before the call is in the store's files.
+
+        With `going_on`, which is asked before each file: only what was decoded until it said no.
+        """
         with self._draining:
             with self._lock:
                 self._close_file()
                 waiting = sorted(self._directory.glob("*.bodies"))
                 waiting = [path for path in waiting if int(path.stem) < self._next]
             with ThreadPoolExecutor(2, "decode") as pool:
-                for path in waiting:
+                for path in takewhile(lambda _: going_on(), waiting):
                     batches = [found for found in pool.map(self._decode, _frames(path)) if found is not None]
                     self._store.write(path.stem, batches)
                     path.unlink()

@@ -122,6 +122,8 @@ def test_an_accepted_request_is_204_and_empty(shared_server: Server) -> None:
         ({"body": b'{"AssetId":"a"}'}, 400, "InvalidPayload"),
         ({"body": b'[{"AssetId":"a"},1]'}, 400, "InvalidPayload"),
         ({"body": b'[{"RiskScore":NaN}]'}, 400, "InvalidPayload"),
+        ({"body": b'[{"AssetId":"\xff"}]'}, 400, "InvalidPayload"),
+        ({"body": b'[{"AssetId":"a"}] []'}, 400, "InvalidPayload"),
         ({"body": b""}, 500, ""),
     ],
     ids=lambda value: str(value)[:60],
@@ -271,8 +273,8 @@ def test_a_killed_emulator_keeps_what_it_flushed(launch: Callable[..., Server], 
 
 
 def test_idle_rows_are_written_without_being_asked_for(launch: Callable[..., Server]) -> None:
-    """About a second after the last row there is a file."""
-    server = launch()
+    """So long after the last row as it is told there is a file."""
+    server = launch("--idle-s", "0.5")
     assert server.ingest(CHUNK).status == 204
     deadline = time.monotonic() + 10
     while not list((server.store / ASSETS.name).glob("*.parquet")):
