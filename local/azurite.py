@@ -41,6 +41,8 @@ process.stdin.unref();
 process.argv.splice(1, 0, process.env.CAASM_AZURITE_MAIN);
 require(process.env.CAASM_AZURITE_MAIN);
 """
+_HEAP: Final = "--initial-old-space-size=512"
+"""Without it V8 looks through its heap whenever some 60 MB of blobs have passed, at up to 40 % of the service's CPU time; it takes no more memory than it uses."""
 _LISTENS: Final = re.compile(r"successfully listens on (http://\S+)")
 
 
@@ -115,7 +117,7 @@ class Azurite:
         options = ["--blobHost", "127.0.0.1", "--blobPort", str(self._port), *place]
         flags = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
         self._process = subprocess.Popen(
-            [str(node), "-e", _LOADER, "--", *options, *flags],
+            [str(node), _HEAP, "-e", _LOADER, "--", *options, *flags],
             cwd=self._data_dir,
             # Compiled code is kept between starts by Node 22 and later; others ignore the variable.
             env={

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+import memory
 from local import products
 from local.products.faults import parse
 from local.products.life import Rates
@@ -139,4 +140,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    # What it sets that has to be there before the process begins, the stack gives.
+    memory.settle(os.environ)
     asyncio.run(_serve(_arguments()))

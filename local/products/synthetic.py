@@ -22,6 +22,10 @@ from local.products.life import LAST_DAY, Life, Rates, View
 EPOCH: Final = FIRST_DAY + timedelta(days=DAYS - 1)
 """Day 0, 2025-10-20: no record of the first inventory has a later time; day D begins at midnight UTC, D days later."""
 _BLOCK = 65_536
+_AHEAD = 4_000
+"""Records that are rendered together, so much cheaper than a page of 1,000 by itself, and kept until the pages behind the first are asked for."""
+_KEPT_AHEAD = 8
+"""Places at which a stream is read at once."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class SyntheticStream:
     view: View | None = field(default=None, repr=False)
     """The records of a day after the first."""
     epoch: int = DAYS - 1
+    _ahead: dict[int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Records that were rendered and not served yet, by their first place, a multiple of `_AHEAD`."""
 
     def at(self, places: Any) -> tuple[Any, Age | None]:
         """Numbers and ages of the records at these places."""
@@ -89,8 +95,20 @@ class SyntheticStream:
         return _body(self.records(places)) if len(places) else memoryview(b"")
 
     def slice(self, first: int, count: int) -> memoryview:
-        """The body of records first .. first + count - 1, cut at the stream's end."""
-        return self.body(numbers(first, max(0, min(count, self.count - first))))
+        """The body of records first .. first + count - 1, cut at the stream's end; of a walk through the pages the next ones are rendered ahead."""
+        count = max(0, min(count, self.count - first))
+        start = first - first % _AHEAD
+        stop = min(start + _AHEAD, self.count)
+        if first == start and start not in self._ahead and _AHEAD >= 2 * count >= 200:
+            self._ahead[start] = self.records(numbers(start, stop - start))
+            if len(self._ahead) > _KEPT_AHEAD:
+                del self._ahead[next(iter(self._ahead))]
+        ahead = self._ahead.get(start)
+        if ahead is None or first + count > stop:
+            return self.body(numbers(first, count))
+        if first + count == stop:
+            del self._ahead[start]
+        return _body(ahead.slice(first - start, count)) if count else memoryview(b"")
 
     def numbered(self, number: Any) -> memoryview:
         """The body of records by their numbers, as they are first, whether the day has them or not."""
@@ -126,8 +144,8 @@ class SyntheticStream:
 
 
 def _body(out: Any) -> memoryview:
-    end = memoryview(out.buffers()[1]).cast("B").cast("q")[len(out)]
-    return memoryview(out.buffers()[2])[: end - 1]
+    ends = memoryview(out.buffers()[1]).cast("B").cast("q")[out.offset :]
+    return memoryview(out.buffers()[2])[ends[0] : ends[len(out)] - 1]
 
 
 @dataclass(frozen=True)

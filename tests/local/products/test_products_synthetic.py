@@ -90,6 +90,17 @@ def test_a_later_version_changes_the_record_and_keeps_its_id(stream: SyntheticSt
 
 
 @ALL
+@pytest.mark.parametrize("size", [500, 700, 1000, 4000])
+def test_pages_of_a_walk_are_those_asked_for_one_by_one(stream: SyntheticStream, size: int) -> None:
+    """Walks beside each other, a page asked for again and a page out of turn: what is rendered ahead shows nowhere."""
+    firsts = range(0, 9000, size)
+    order = [place for first in firsts for place in (first, (first + 4000) % 9000, first, 100)]
+    for first in order:
+        alone = stream.body(numbers(first, max(0, min(size, stream.count - first))))
+        assert bytes(stream.slice(first, size)) == bytes(alone)
+
+
+@ALL
 def test_slices_end_with_the_stream(stream: SyntheticStream) -> None:
     assert bytes(stream.slice(stream.count, 10)) == b""
     assert bytes(stream.slice(stream.count + 99, 10)) == b""
