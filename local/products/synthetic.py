@@ -23,8 +23,8 @@ EPOCH: Final = FIRST_DAY + timedelta(days=DAYS - 1)
 """Day 0, 2025-10-20: no record of the first inventory has a later time; day D begins at midnight UTC, D days later."""
 _BLOCK = 65_536
 _AHEAD = 4_000
-"""Records that are rendered together, so much cheaper than a page of 1,000 by itself, and kept until the pages behind the first are asked for."""
-_KEPT_AHEAD = 8
+"""Records that are rendered together when a page follows on another: 1,000 at a time cost up to twice as much a record."""
+_WALKS = 8
 """Places at which a stream is read at once."""
 
 
@@ -45,6 +45,15 @@ class Hanging:
 
     kinds: tuple[str, ...]
     links: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """Rendered records from one place to before another, of which a page was served; the next begins among them, as pages may overlap, or behind them."""
+
+    first: int
+    stop: int
+    records: Any
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,8 @@ class SyntheticStream:
     view: View | None = field(default=None, repr=False)
     """The records of a day after the first."""
     epoch: int = DAYS - 1
-    _ahead: dict[int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Records that were rendered and not served yet, by their first place, a multiple of `_AHEAD`."""
+    _walks: list[_Walk] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The last to be used stands last."""
 
     def at(self, places: Any) -> tuple[Any, Age | None]:
         """Numbers and ages of the records at these places."""
@@ -97,18 +106,14 @@ class SyntheticStream:
     def slice(self, first: int, count: int) -> memoryview:
         """The body of records first .. first + count - 1, cut at the stream's end; of a walk through the pages the next ones are rendered ahead."""
         count = max(0, min(count, self.count - first))
-        start = first - first % _AHEAD
-        stop = min(start + _AHEAD, self.count)
-        if first == start and start not in self._ahead and _AHEAD >= 2 * count >= 200:
-            self._ahead[start] = self.records(numbers(start, stop - start))
-            if len(self._ahead) > _KEPT_AHEAD:
-                del self._ahead[next(iter(self._ahead))]
-        ahead = self._ahead.get(start)
-        if ahead is None or first + count > stop:
+        if not 100 <= count <= _AHEAD // 2:
             return self.body(numbers(first, count))
-        if first + count == stop:
-            del self._ahead[start]
-        return _body(ahead.slice(first - start, count)) if count else memoryview(b"")
+        walk = near = next((walk for walk in self._walks if walk.first <= first <= walk.stop), None)
+        if walk is None or first + count > walk.stop:
+            stop = first + count if near is None else min(first + _AHEAD, self.count)
+            walk = _Walk(first, stop, self.records(numbers(first, stop - first)))
+        self._walks[:] = [*(other for other in self._walks if other is not near), walk][-_WALKS:]
+        return _body(walk.records.slice(first - walk.first, count))
 
     def numbered(self, number: Any) -> memoryview:
         """The body of records by their numbers, as they are first, whether the day has them or not."""
