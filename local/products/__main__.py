@@ -107,22 +107,23 @@ def _simulator(arguments: argparse.Namespace) -> Simulator:
     return Simulator(streams, keys, parse(arguments.faults), arguments.page_cap, inventory, state, page_log)
 
 
-async def _until_told(with_parent: bool) -> None:
-    """Return on a signal, or when the process that started this one has ended."""
+async def _until_told(parent: int | None) -> None:
+    """Return on a signal, or when the parent, by its process id, has ended."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    parent = os.getppid()
     while not told.is_set():
         try:
-            await asyncio.wait_for(told.wait(), 1.0 if with_parent else None)
+            await asyncio.wait_for(told.wait(), None if parent is None else 1.0)
         except TimeoutError:
             if os.getppid() != parent:
                 return
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
+    # Before it is told that this process listens: it may end at once.
+    parent = os.getppid() if arguments.with_parent else None
     simulator = _simulator(arguments)
     runner = web.AppRunner(make_app(simulator), access_log=None, handle_signals=False)
     await runner.setup()
@@ -132,7 +133,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         host, port = runner.addresses[0][:2]
         counts = {f"{product}/{kind}": stream.count for (product, kind), stream in simulator.streams.items()}
         print(json.dumps({"url": f"http://{host}:{port}", "day": simulator.day, "records": counts}), flush=True)
-        await _until_told(arguments.with_parent)
+        await _until_told(parent)
     finally:
         await runner.cleanup()
         if simulator.page_log is not None:

@@ -39,14 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _watch_parent(stop: asyncio.Event) -> None:
-    parent = os.getppid()
+async def _watch_parent(stop: asyncio.Event, parent: int) -> None:
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel has no event for this on every platform
         await asyncio.sleep(1)
     stop.set()
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
+    # Before it is told that this process listens: it may end at once.
+    parent = os.getppid()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,7 +72,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     await site.start()
     host, port = runner.addresses[0][:2]
     print(json.dumps({"url": f"http://{host}:{port}", "dcr": arguments.dcr, "store": str(arguments.store)}), flush=True)
-    watcher = asyncio.create_task(_watch_parent(stop)) if arguments.with_parent else None
+    watcher = asyncio.create_task(_watch_parent(stop, parent)) if arguments.with_parent else None
     await stop.wait()
     if watcher is not None:
         watcher.cancel()
