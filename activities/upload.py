@@ -125,7 +125,8 @@ def _pack(request: UploadRequest, deps: Deps) -> _Pack:
         records.append(frame["_record"])
         # What encoding takes beside the rows grows with the rows that are encoded at once.
         for some in frame.drop("_record").iter_slices(ROWS_AT_ONCE):
-            lines += packing.encode(some)
+            for piece in packing.encoded(some):
+                lines += piece
         rows += frame.height
     unchanged = 0 if wanted is None else staged - rows
     return _Pack(lines, rows, unchanged, request.last, starts, segments, records)
@@ -171,7 +172,8 @@ def _freeze(request: UploadRequest, deps: Deps, pack: _Pack, *, frozen: bool) ->
 def _cut(pack: _Pack, chunks: list[Chunk], oversize: list[Chunk]) -> _Pack:
     """The pack with these chunks and the digest of each."""
     parts = [(chunk.start, chunk.end) for chunk in (*chunks, *oversize)]
-    digests = {part: packing.digest(pack.lines[part[0] : part[1]]) for part in parts}
+    whole = memoryview(pack.lines)
+    digests = {part: packing.digest(whole[part[0] : part[1]]) for part in parts}
     return replace(pack, chunks=chunks, oversize=oversize, digests=digests)
 
 

@@ -96,16 +96,20 @@ def flatten_together(
     records: pa.Array,
     envelope: Envelope,
     *,
+    first: int = 0,
     fast: bool = True,
     bytes_at_once: int = BYTES_AT_ONCE,
 ) -> list[Flattened]:
-    """As `flatten`, by several transforms that read the same fields (a stream's and those derived of it): the records are decoded once."""
+    """As `flatten`, by several transforms that read the same fields (a stream's and those derived of it): the records are decoded once.
+
+    `first`: the position of the first record in its segment.
+    """
     at_once = max(1, len(records) * bytes_at_once // max(1, records.nbytes))
     parts: list[list[Flattened]] = [[] for _ in transforms]
-    for first in range(0, max(1, len(records)), at_once):
-        decoded = decode(records.slice(first, at_once), transforms[0].fields, fast=fast)
+    for at in range(0, max(1, len(records)), at_once):
+        decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
         for transform, done in zip(transforms, parts, strict=True):
-            done.append(_flattened(transform, decoded, envelope, first))
+            done.append(_flattened(transform, decoded, envelope, first + at))
     return [_joined(done) for done in parts]
 
 
