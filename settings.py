@@ -204,7 +204,7 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         staging_container=reader.text("STAGING_CONTAINER", "caasm"),
         destinations=_destinations(reader),
         identity_client_id=reader.text("AZURE_CLIENT_ID") or None,
-        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 8 * MIB, 1024, 128 * MIB),
+        export_segment_bytes=reader.whole("EXPORT_SEGMENT_BYTES", 16 * MIB, 1024, 128 * MIB),
         export_s=reader.number("EXPORT_SECONDS", 60, 1, 540),
         source_timeout_s=reader.number("SOURCE_TIMEOUT_SECONDS", 60, 1, 300),
         upload_s=reader.number("UPLOAD_SECONDS", 240, 1, 540),

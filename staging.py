@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -170,6 +171,17 @@ def storage_errors(what: str) -> Iterator[None]:
         raise TryAgain(f"blob storage cannot be reached to {what} ({type(error).__name__})") from error
 
 
+def let_go(error: BaseException) -> None:
+    """Clear the frames of an exception of the SDK that has been answered.
+
+    They hold it in a circle, and behind them the frames of all who called, with the segment that these had in hand, until the garbage collector comes by.
+    """
+    raised: BaseException | None = error
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__cause__ or raised.__context__
+
+
 class Staging:
     """The container that a pipeline stages in. Every method may be called twice, at once, and after a crash."""
 
@@ -194,7 +206,8 @@ class Staging:
             try:
                 metadata = self._metadata(name, summary)
                 self._container.upload_blob(name, content, overwrite=False, metadata=metadata)
-            except ResourceExistsError:
+            except ResourceExistsError as error:
+                let_go(error)
                 found = self.summary(name)
                 if found is None:
                     raise TryAgain(f"{name} was there when it was written and is gone now") from None
@@ -208,7 +221,8 @@ class Staging:
         with storage_errors(f"look at {name}"):
             try:
                 metadata = self._container.get_blob_client(name).get_blob_properties().metadata
-            except ResourceNotFoundError:
+            except ResourceNotFoundError as error:
+                let_go(error)
                 return None
         return self._summary(metadata)
 
@@ -243,7 +257,8 @@ class Staging:
         with storage_errors(f"read {name}"):
             try:
                 return self._container.download_blob(name).readall()
-            except ResourceNotFoundError:
+            except ResourceNotFoundError as error:
+                let_go(error)
                 return None
 
     def find_json(self, name: str) -> JsonDict | None:
@@ -253,8 +268,7 @@ class Staging:
 
     def exists(self, name: str) -> bool:
         """Whether the blob is there."""
-        with storage_errors(f"look at {name}"):
-            return self._container.get_blob_client(name).exists()
+        return self.summary(name) is not None
 
     def delete(self, name: str) -> None:
         """Remove a blob; one that is not there is no trouble."""
@@ -289,8 +303,8 @@ class Staging:
                     "match_condition": MatchConditions.IfNotModified,
                 }
                 current = json.loads(download.readall())
-            except ResourceNotFoundError:
-                pass
+            except ResourceNotFoundError as error:
+                let_go(error)
             wanted = change(current)
             if wanted is None:
                 return current
@@ -309,7 +323,8 @@ class Staging:
         with storage_errors(f"append to {name}"):
             try:
                 blob.append_block(content)
-            except ResourceNotFoundError:
+            except ResourceNotFoundError as error:
+                let_go(error)
                 with suppress(ResourceExistsError):
                     blob.create_append_blob(if_none_match="*")
                 blob.append_block(content)

@@ -54,7 +54,9 @@ def keys(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     )
     digests = [xxh3_64_intdigest(text) for text in _contents(joined)] if joined is not None else [0] * rows.height
     key = rows[table.key]
-    part = struct.unpack(f">{rows.height}Q", b"".join([blake2b(text, digest_size=8).digest() for text in _contents(key)]))
+    part = struct.unpack(
+        f">{rows.height}Q", b"".join([blake2b(text, digest_size=8).digest() for text in _contents(key)])
+    )
     hashes = sum(sums, pl.Series(digests, dtype=pl.UInt64))
     return pl.DataFrame({"key": key, "part": part, "hash": hashes}, schema=KEYS_SCHEMA)
 
