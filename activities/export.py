@@ -88,11 +88,11 @@ class _Segment:
         self.pages.clear()
         self.pending = 0
 
-    def content(self) -> bytes:
-        """The records as Parquet."""
+    def finish(self) -> Blob:
+        """The blob, with all records in it."""
         if self.pages:
             self._press()
-        return self.blob.content()
+        return self.blob
 
 
 def _batch(number: int, records: Sequence[msgspec.Raw]) -> tuple[pa.RecordBatch, int]:
@@ -186,7 +186,7 @@ def _stage(
     )
     # Reasons are for the ledger, which reads summaries; they do not travel through the orchestration's history.
     summary = result.to_wire() | {"reasons": dict(reasons.most_common(5))}
-    return ExportResult.from_wire(deps.staging.create(name, segment.content(), summary))
+    return ExportResult.from_wire(deps.staging.create(name, segment.finish().content(), summary))
 
 
 def parquet(table: pa.Table) -> bytes:

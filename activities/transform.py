@@ -129,7 +129,7 @@ class _Parts:
         counts = self._counts
         # Only of what a derived stream is about a record may say nothing.
         filtered = 0 if self._primary else records - counts["flattened"] - counts["rejected"]
-        result = TransformResult(records=records, filtered=filtered, **counts)
+        result = TransformResult.from_wire({"records": records, "filtered": filtered, **counts})
         return _Made(
             stream=self._transform.stream,
             records=records,

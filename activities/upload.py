@@ -12,7 +12,8 @@ import threading
 import uuid
 import zlib
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import polars as pl
@@ -24,8 +25,8 @@ from activities.export import parquet
 from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
-from sentinel.packing import Chunk, Lines
-from sentinel.receipts import Line, Range, Receipts
+from sentinel.packing import Anew, Chunk, Lines, Press, Range, StandingPress, WirePress, Wires
+from sentinel.receipts import Line, Receipts
 
 DEAD_SCHEMA = pa.schema(
     [
@@ -39,28 +40,35 @@ DEAD_SCHEMA = pa.schema(
 )
 """A dead letter: where it was to go, why it is not there, the row as JSON, and the raw record that it came from."""
 
-Wires = dict[int, tuple[int, bytes]]
-"""Gzipped bodies by where their chunk starts, with where it ends."""
-
 FLUSH_LINES = 8
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 12 * 1024 * 1024
+"""Rows that are encoded at once, and how much memory their frame may take: what encoding takes beside it is several times that."""
+
 REFUSED_BEFORE_STOP = 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Pack:
-    """The rows of the pack: NDJSON, its chunks, and per segment the offset where its rows begin and the records that they came from."""
+    """The rows of the pack, cut and compressed, and per segment the offset where its rows begin and the records that they came from."""
 
-    lines: Lines
+    lines: Anew
+    press: Press
     rows: int
     unchanged: int
     last: int
     starts: list[int]
     segments: list[int]
     records: list[pl.Series]
-    chunks: list[Chunk] = field(default_factory=list)
-    oversize: list[Chunk] = field(default_factory=list)
-    digests: dict[Range, str] = field(default_factory=dict)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """What is sent, a request each."""
+        return self.press.chunks
+
+    @property
+    def oversize(self) -> list[Chunk]:
+        """Rows that fit into no request."""
+        return self.press.oversize
 
     def rows_in(self, part: Range) -> int:
         """How many rows a byte range holds; whole chunks need no counting."""
@@ -91,10 +99,9 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     done = deps.staging.summary(names.receipts(*where))
     if done:
         return UploadResult.from_wire(done)
-    with deps.desks:
-        pack, ready = _freeze(request, deps, _pack(request, deps), frozen=frozen_last is not None)
+    pack = _frozen(request, deps) if frozen_last is not None else _freeze(request, deps)
     table = source_of(run.source).tables[request.stream]
-    outcomes = {d.name: _deliver(request, deps, d, table, pack, ready) for d in deps.destinations}
+    outcomes = {d.name: _deliver(request, deps, d, table, pack) for d in deps.destinations}
     result = _result(pack, outcomes)
     dead = _dead_letters(request, deps, pack, outcomes)
     if dead is not None:
@@ -103,78 +110,98 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     return result
 
 
-def _pack(request: UploadRequest, deps: Deps) -> _Pack:
+def _pack(request: UploadRequest, deps: Deps, press: Press) -> _Pack:
+    """The rows of the pack through the press: they are encoded some at a time, and of what is cut only the compressed body is kept."""
+    starts: list[int] = []
+    records: list[pl.Series] = []
+    segments, unchanged = _segments(request, deps)
+    # Nobody needs a desk to fetch.
+    contents = {segment: (deps.staging.read(name), wanted) for segment, (name, wanted) in segments.items()}
+    with deps.desks:
+        for frame in _frames(contents):
+            starts.append(press.taken)
+            records.append(frame["_record"])
+            for piece in encoded(frame.drop("_record")):
+                press.add(piece)
+        press.finish()
+    rows = sum(map(len, records))
+    again = Anew(lambda: _lines(request, deps))
+    return _Pack(again, press, rows, unchanged(rows), request.last, starts, list(segments), records)
+
+
+def _segments(
+    request: UploadRequest, deps: Deps
+) -> tuple[dict[int, tuple[str, list[int] | None]], Callable[[int], int]]:
+    """Name and wanted rows of each segment of the pack that has any (None: all), and how many rows are left out when so many are sent."""
     names = deps.names(Run.from_wire(request.run))
     wanted = _verdicts(request, deps) if request.verdicts else None
+    places = {
+        segment: names.rows(request.stream, request.lane, segment) for segment in range(request.first, request.last + 1)
+    }
+    if wanted is None:
+        return {segment: (name, None) for segment, name in places.items()}, lambda _: 0
+    summaries = {segment: deps.staging.summary(name) for segment, name in places.items()}
+    staged = sum(summary["rows"] for summary in summaries.values() if summary is not None)
+    # A segment that is not there is asked for all the same: whoever reads it says so.
+    kept = {segment for segment, summary in summaries.items() if segment in wanted or summary is None}
+    return {segment: (places[segment], wanted[segment]) for segment in sorted(kept)}, lambda rows: staged - rows
+
+
+def _frames(contents: dict[int, tuple[bytes, list[int] | None]]) -> Iterator[pl.DataFrame]:
+    for segment in list(contents):
+        content, wanted = contents.pop(segment)
+        frame = pl.read_parquet(io.BytesIO(content))
+        yield frame if wanted is None else frame[wanted]
+
+
+def encoded(frame: pl.DataFrame) -> Iterator[memoryview]:
+    """The rows as NDJSON, in pieces."""
+    at_once = min(ROWS_AT_ONCE, 1 + frame.height * BYTES_AT_ONCE // max(1, int(frame.estimated_size())))
+    for some in frame.iter_slices(at_once):
+        yield from packing.encoded(some)
+
+
+def _lines(request: UploadRequest, deps: Deps) -> bytearray:
+    """The NDJSON of the pack, whole."""
     lines = bytearray()
-    starts: list[int] = []
-    segments: list[int] = []
-    records: list[pl.Series] = []
-    rows, staged = 0, 0
-    for segment in range(request.first, request.last + 1):
-        name = names.rows(request.stream, request.lane, segment)
-        if wanted is not None:
-            summary = deps.staging.summary(name)
-            staged += summary["rows"] if summary is not None else 0
-            if segment not in wanted and summary is not None:
-                continue
-        frame = pl.read_parquet(io.BytesIO(deps.staging.read(name)))
-        frame = frame if wanted is None else frame[wanted[segment]]
-        starts.append(len(lines))
-        segments.append(segment)
-        records.append(frame["_record"])
-        # What encoding takes beside the rows grows with the rows that are encoded at once.
-        for some in frame.drop("_record").iter_slices(ROWS_AT_ONCE):
-            for piece in packing.encoded(some):
-                lines += piece
-        rows += frame.height
-    unchanged = 0 if wanted is None else staged - rows
-    return _Pack(lines, rows, unchanged, request.last, starts, segments, records)
+    segments, _ = _segments(request, deps)
+    contents = {segment: (deps.staging.read(name), wanted) for segment, (name, wanted) in segments.items()}
+    for frame in _frames(contents):
+        for piece in encoded(frame.drop("_record")):
+            lines += piece
+    return lines
 
 
-def _freeze(request: UploadRequest, deps: Deps, pack: _Pack, *, frozen: bool) -> tuple[_Pack, Wires]:
-    """The pack with its chunks, cut now or as they were frozen before, and what of them has been compressed on the way, by offset.
-
-    A compressed body's length depends on the compressor, so what was cut once is read, never cut again. Raises Stop when the rows are other ones.
-    """
+def _freeze(request: UploadRequest, deps: Deps) -> _Pack:
+    """The pack, cut, and its membership written; or as a copy of this activity froze it, that was faster."""
+    limit = deps.budgets.body_limit_bytes
+    pack = _pack(request, deps, WirePress(limit) if deps.budgets.compressed else Press(limit))
+    membership: JsonDict = {
+        "rows": pack.rows,
+        "digests": pack.press.identity,
+        "limit": limit,
+        "chunks": _offsets(pack.chunks),
+        "oversize": _offsets(pack.oversize),
+    }
+    content = json.dumps(membership).encode()
+    written = {"rows": pack.rows, "membership": packing.digest(content)}
     name = deps.names(Run.from_wire(request.run)).pack(request.stream, request.lane, request.first, request.last)
-    if not frozen:
-        limit = deps.budgets.body_limit_bytes
-        wires: Wires = {}
-        if deps.budgets.compressed:
-            chunks, oversize, compressed = packing.cut_wire(pack.lines, limit)
-            wires = {chunk.start: (chunk.end, wire) for chunk, wire in zip(chunks, compressed, strict=True)}
-        else:
-            chunks, oversize = packing.cut(pack.lines, limit)
-        pack = _cut(pack, chunks, oversize)
-        membership: JsonDict = {
-            "rows": pack.rows,
-            "digests": list(pack.digests.values()),
-            "limit": limit,
-            "chunks": _offsets(chunks),
-            "oversize": _offsets(oversize),
-        }
-        content = json.dumps(membership).encode()
-        written = {"rows": pack.rows, "membership": packing.digest(content)}
-        if deps.staging.create(name, content, written) == written:
-            return pack, wires
-    # Frozen by an earlier try, or by a copy of this one that was faster.
+    return pack if deps.staging.create(name, content, written) == written else _frozen(request, deps)
+
+
+def _frozen(request: UploadRequest, deps: Deps) -> _Pack:
+    """The pack as it was frozen. A compressed body's length depends on the compressor, so what was cut once is never cut again. Raises Stop when the rows are other ones."""
+    name = deps.names(Run.from_wire(request.run)).pack(request.stream, request.lane, request.first, request.last)
     standing: JsonDict = json.loads(deps.staging.read(name))
-    pack = _cut(pack, _chunks(standing["chunks"]), _chunks(standing["oversize"]))
-    if standing["rows"] != pack.rows or standing.get("digests") != list(pack.digests.values()):
+    limit = deps.budgets.body_limit_bytes
+    chunks, oversize = _chunks(standing["chunks"]), _chunks(standing["oversize"])
+    pack = _pack(request, deps, StandingPress(limit, standing=chunks, set_aside=oversize))
+    if standing["rows"] != pack.rows or standing.get("digests") != pack.press.identity:
         raise Stop(
             f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",
             "the app was changed while the run was going on: deploy the version that began it, or cancel the run and start a new one",
         )
-    return pack, {}
-
-
-def _cut(pack: _Pack, chunks: list[Chunk], oversize: list[Chunk]) -> _Pack:
-    """The pack with these chunks and the digest of each."""
-    parts = [(chunk.start, chunk.end) for chunk in (*chunks, *oversize)]
-    whole = memoryview(pack.lines)
-    digests = {part: packing.digest(whole[part[0] : part[1]]) for part in parts}
-    return replace(pack, chunks=chunks, oversize=oversize, digests=digests)
+    return pack
 
 
 def _offsets(chunks: list[Chunk]) -> list[list[int]]:
@@ -209,9 +236,7 @@ def _verdicts(request: UploadRequest, deps: Deps) -> dict[int, list[int]]:
     return {int(segment): list(rows) for segment, rows in grouped.rows()}
 
 
-def _deliver(
-    request: UploadRequest, deps: Deps, destination: Destination, table: str, pack: _Pack, ready: Wires
-) -> Receipts:
+def _deliver(request: UploadRequest, deps: Deps, destination: Destination, table: str, pack: _Pack) -> Receipts:
     run = Run.from_wire(request.run)
     log = deps.names(run).receipts(request.stream, request.lane, request.first, request.last)
     if destination is not deps.destinations[0]:
@@ -225,7 +250,7 @@ def _deliver(
     left = [replace(part, door=first_door + part.door) for part in known.left(pack.lines, pack.chunks)]
     sender = deps.sender(destination, table, run)
     last = destination is deps.destinations[-1]
-    sender.wire = lambda lines, chunk: _wire(lines, chunk, ready, last=last)
+    sender.wire = lambda lines, chunk: _wire(lines, chunk, pack.press.wires, last=last)
     sender.until = deps.clock() + deps.budgets.upload_s
     writer = _Writer(deps, log, attempt, run.run_id, pack, refused_only=not known.accepted)
     doubts: list[Part] = []
@@ -272,7 +297,7 @@ class _Writer:
 
     def sent(self, sent: Sent) -> None:
         part = (sent.chunk.start, sent.chunk.end)
-        digest = self._pack.digests.get(part) or packing.digest(self._pack.lines[part[0] : part[1]])
+        digest = self._pack.press.digests.get(part) or packing.digest(self._pack.lines[part[0] : part[1]])
         line = receipts.settled(self._attempt, sent, digest, self._run_id)
         with self._lock:
             self._pending.append(line)

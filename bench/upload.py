@@ -139,38 +139,37 @@ class Ours:
         """Send all rows, pack by pack."""
         from sentinel import packing
 
+        limit = self.deps.budgets.body_limit_bytes
         self.json_bytes = 0
         whole: list[packing.Chunk] = []
-        for lines in self._packs():
-            if self._mode == "wire":
-                chunks, _, wires = packing.cut_wire(lines, self.deps.budgets.body_limit_bytes)
-                self._send(lines, chunks, dict(zip(chunks, wires, strict=True)))
-            else:
-                chunks, _ = packing.cut(lines, self.deps.budgets.body_limit_bytes)
-                self._send(lines, chunks, {})
-            whole += chunks
-            self.json_bytes += len(lines)
-        self.fewest = packing.fewest_requests(whole, self.deps.budgets.body_limit_bytes)
+        for press in self._packs(limit):
+            self._send(press)
+            whole += press.chunks
+            self.json_bytes += press.taken
+        self.fewest = packing.fewest_requests(whole, limit)
 
-    def _packs(self) -> Iterator[bytes]:
-        from sentinel import packing
+    def _packs(self, limit: int) -> Iterator[Any]:
+        from activities.upload import encoded
+        from sentinel.packing import Press, WirePress
 
-        texts: list[bytes] = []
+        kind = WirePress if self._mode == "wire" else Press
+        press = kind(limit)
         for at, frame in enumerate(self._frames):
-            texts.append(packing.encode(frame))
-            if at + 1 == len(self._frames) or sum(map(len, texts)) >= self._pack_bytes:
-                yield b"".join(texts)
-                texts = []
+            for piece in encoded(frame):
+                press.add(piece)
+            if at + 1 == len(self._frames) or press.taken >= self._pack_bytes:
+                press.finish()
+                yield press
+                press = kind(limit)
 
-    def _send(self, lines: bytes, chunks: Sequence[Any], ready: dict[Any, bytes]) -> None:
-        from sentinel import packing
+    def _send(self, press: Any) -> None:
         from sentinel.ingestion import Part
 
         sender = self.deps.sender(self.deps.destinations[0], self._table, self._run)
-        sender.wire = lambda text, chunk: ready[chunk] if chunk in ready else packing.wire(text, chunk)
+        sender.wire = lambda _, chunk: press.wires[chunk.start][1]
         refused: list[Any] = []
-        parts = [Part(chunk) for chunk in chunks]
-        sender.send(lines, parts, lambda sent: None if sent.accepted else refused.append(sent), refused.append)
+        parts = [Part(chunk) for chunk in press.chunks]
+        sender.send(b"", parts, lambda sent: None if sent.accepted else refused.append(sent), refused.append)
         if refused:
             raise RuntimeError(f"not all rows were taken: {refused[0]}")
 

@@ -11,14 +11,48 @@ import hashlib
 import itertools
 import struct
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import polars as pl
 
-Lines = bytes | bytearray
+
+class Anew:
+    """NDJSON that is made when somebody looks into it: it was cut and compressed as it came, and is only needed whole for a body that is halved, or a dead letter."""
+
+    def __init__(self, make: Callable[[], bytes | bytearray]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._made: bytes | bytearray | None = None
+
+    def _lines(self) -> bytes | bytearray:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def __len__(self) -> int:
+        return len(self._lines())
+
+    def __getitem__(self, part: slice) -> bytes | bytearray:
+        return self._lines()[part]
+
+    def find(self, what: bytes, *part: int) -> int:
+        """As of bytes."""
+        return self._lines().find(what, *part)
+
+    def rfind(self, what: bytes, *part: int) -> int:
+        """As of bytes."""
+        return self._lines().rfind(what, *part)
+
+    def count(self, what: bytes, *part: int) -> int:
+        """As of bytes."""
+        return self._lines().count(what, *part)
+
+
+Lines = bytes | bytearray | Anew
 """NDJSON, every row ended by a newline."""
 
 BODY_LIMIT_BYTES: Final = 1_048_576
@@ -135,8 +169,7 @@ def cut(lines: Lines, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[
     oversize: list[Chunk] = []
     start, size = 0, len(lines)
     while start < size:
-        # A newline at offset p ends a row; the body up to it has p - start + 2 bytes.
-        end = size - 1 if size - 1 - start + 2 <= limit else lines.rfind(b"\n", start, start + limit - 1)
+        end = _fitting(lines, start, size, limit)
         if end == -1:
             end = lines.find(b"\n", start)
             oversize.append(Chunk(start, end, 1))
@@ -146,6 +179,12 @@ def cut(lines: Lines, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[
     return chunks, oversize
 
 
+def _fitting(lines: Lines, start: int, size: int, limit: int) -> int:
+    """Where the newline is that ends the last row which fits into the body that begins at `start`; -1 when the first does not."""
+    # A newline at offset p ends a row; the body up to it has p - start + 2 bytes.
+    return size - 1 if size - 1 - start + 2 <= limit else lines.rfind(b"\n", start, start + limit - 1)
+
+
 def cut_wire(
     lines: Lines, limit: int = BODY_LIMIT_BYTES, body_limit: int = WIRE_BODY_LIMIT_BYTES
 ) -> tuple[list[Chunk], list[Chunk], list[bytes]]:
@@ -153,26 +192,138 @@ def cut_wire(
 
     Greedy by blocks of whole rows: a body is short of the limit by less than what one more block would have added.
     """
-    chunks: list[Chunk] = []
-    oversize: list[Chunk] = []
-    wires: list[bytes] = []
-    start, size = 0, len(lines)
-    # Under small limits small blocks, so that the first one of several rows always fits.
-    block = min(BLOCK_BYTES, limit // 4, body_limit // 4)
-    while start < size:
-        press = _Press(limit, body_limit)
-        end = start
-        while end < size and press.add(lines, end, stop := _block_end(lines, end, block)):
-            end = stop + 1
-        if end == start:
-            # The block that did not fit is one row.
-            end = lines.find(b"\n", start) + 1
-            oversize.append(Chunk(start, end - 1, 1))
-        else:
-            chunks.append(Chunk(start, end - 1, lines.count(b"\n", start, end)))
-            wires.append(press.finish())
-        start = end
-    return chunks, oversize, wires
+    press = WirePress(limit, body_limit=body_limit)
+    press.add(lines[:])
+    press.finish()
+    return press.chunks, press.oversize, [press.wires[chunk.start][1] for chunk in press.chunks]
+
+
+Range = tuple[int, int]
+"""Rows of the NDJSON: where the first begins, and the newline that ends the last."""
+
+Wires = dict[int, tuple[int, bytes]]
+"""Gzipped bodies by where their chunk starts, with where it ends."""
+
+
+@dataclass(slots=True)
+class Press:
+    """Cuts NDJSON as it comes (see `cut`): of a chunk it keeps the gzipped body and the digest, of the NDJSON only what is not cut yet."""
+
+    limit: int = BODY_LIMIT_BYTES
+    taken: int = field(default=0, init=False)
+    chunks: list[Chunk] = field(default_factory=list, init=False)
+    oversize: list[Chunk] = field(default_factory=list, init=False)
+    digests: dict[Range, str] = field(default_factory=dict, init=False)
+    wires: Wires = field(default_factory=dict, init=False)
+    _rest: bytearray = field(default_factory=bytearray, init=False)
+    _at: int = field(default=0, init=False)
+
+    def add(self, piece: bytes | bytearray | memoryview) -> None:
+        """More of the NDJSON."""
+        self._rest += piece
+        self.taken += len(piece)
+        self._cut(last=False)
+
+    def finish(self) -> None:
+        """There is no more."""
+        self._cut(last=True)
+
+    @property
+    def identity(self) -> list[str]:
+        """The digests of the chunks, then of the rows that were set aside."""
+        return [self.digests[chunk.start, chunk.end] for chunk in (*self.chunks, *self.oversize)]
+
+    def _cut(self, *, last: bool) -> None:
+        lines, start, size = self._rest, 0, len(self._rest)
+        while start < size and (last or size - start >= self.limit):
+            end = _fitting(lines, start, size, self.limit)
+            if end != -1:
+                self._take(start, end)
+            elif (end := lines.find(b"\n", start)) != -1:
+                self._set_aside(start, end)
+            else:
+                # The row is longer than any body, and not all of it is here.
+                break
+            start = end + 1
+        self._drop(start)
+
+    def _take(self, start: int, end: int) -> None:
+        """A chunk that is whole."""
+        here = Chunk(start, end, self._rest.count(b"\n", start, end) + 1)
+        self._enter(self.chunks, here, digest(memoryview(self._rest)[start:end]))
+        self.wires[self._at + start] = (self._at + end, wire(self._rest, here))
+
+    def _set_aside(self, start: int, end: int) -> None:
+        """A row that fits into no body."""
+        self._enter(self.oversize, Chunk(start, end, 1), digest(memoryview(self._rest)[start:end]))
+
+    def _enter(self, among: list[Chunk], here: Chunk, digested: str) -> None:
+        chunk = Chunk(self._at + here.start, self._at + here.end, here.rows)
+        among.append(chunk)
+        self.digests[chunk.start, chunk.end] = digested
+
+    def _drop(self, until: int) -> None:
+        del self._rest[:until]
+        self._at += until
+
+
+@dataclass(slots=True)
+class StandingPress(Press):
+    """Cuts where it was cut before: a gzip's length depends on the compressor, so what was cut once is never cut again."""
+
+    standing: Sequence[Chunk] = ()
+    set_aside: Sequence[Chunk] = ()
+
+    def _cut(self, *, last: bool) -> None:  # noqa: ARG002 - where to cut is known, whatever follows
+        start = 0
+        while (part := self._next()) is not None and part.end < self._at + len(self._rest):
+            (self._set_aside if part in self.set_aside else self._take)(part.start - self._at, part.end - self._at)
+            start = part.end - self._at + 1
+        self._drop(start)
+
+    def _next(self) -> Chunk | None:
+        done = len(self.chunks) + len(self.oversize)
+        order = sorted((*self.standing, *self.set_aside), key=lambda chunk: chunk.start)
+        return order[done] if done < len(order) else None
+
+
+@dataclass(slots=True)
+class WirePress(Press):
+    """As `Press`, for bodies whose gzip stays within `limit` (see `cut_wire`)."""
+
+    body_limit: int = WIRE_BODY_LIMIT_BYTES
+    _gzip: _Gzip | None = field(default=None, init=False)
+    _first: int = field(default=0, init=False)
+    _rows: int = field(default=0, init=False)
+
+    def _cut(self, *, last: bool) -> None:
+        # Under small limits small blocks, so that the first one of several rows always fits.
+        block = min(BLOCK_BYTES, self.limit // 4, self.body_limit // 4)
+        lines, at, size = self._rest, 0, len(self._rest)
+        while at < size and (last or size - at >= block) and (stop := _block_end(lines, at, block)) != -1:
+            if self._gzip is None:
+                self._gzip, self._first, self._rows = _Gzip(self.limit, self.body_limit), self._at + at, 0
+            if self._gzip.add(lines, at, stop):
+                self._rows += lines.count(b"\n", at, stop) + 1
+                at = stop + 1
+            elif self._rows:
+                self._close(self._at + at - 1)
+            else:
+                # The block that did not fit is one row.
+                self._gzip = None
+                self._set_aside(at, stop)
+                at = stop + 1
+        if last and self._rows:
+            self._close(self._at + at - 1)
+        self._drop(at)
+
+    def _close(self, end: int) -> None:
+        assert self._gzip is not None
+        chunk = Chunk(self._first, end, self._rows)
+        self.chunks.append(chunk)
+        self.digests[chunk.start, chunk.end] = self._gzip.digest()
+        self.wires[chunk.start] = (end, self._gzip.finish())
+        self._gzip, self._rows = None, 0
 
 
 def _block_end(lines: Lines, start: int, most: int) -> int:
@@ -181,7 +332,7 @@ def _block_end(lines: Lines, start: int, most: int) -> int:
     return at if at != -1 else lines.find(b"\n", start)
 
 
-class _Press:
+class _Gzip:
     """Gzips a body block by block and takes no block that would carry it over a limit."""
 
     def __init__(self, limit: int, body_limit: int) -> None:
@@ -192,6 +343,7 @@ class _Press:
         self._parts = [_GZIP_HEADER]
         self._room, self._body_room = limit - _FRAME_BYTES, body_limit - 1
         self._crc, self._length = 0, 0
+        self._digest = hashlib.sha256()
 
     def add(self, lines: Lines, start: int, end: int) -> bool:
         """Add the rows from `start` to `end`; whether they fitted. After a no, nothing can be added."""
@@ -199,12 +351,17 @@ class _Press:
         part = self._deflate.compress(block) + self._deflate.flush(self._zlib.Z_SYNC_FLUSH)
         if len(part) > self._room or len(block) > self._body_room:
             return False
+        self._digest.update(lines[start:end] if not self._length else b"\n" + lines[start:end])
         self._room -= len(part)
         self._body_room -= len(block)
         self._crc = self._zlib.crc32(block, self._crc)
         self._length += len(block)
         self._parts.append(part)
         return True
+
+    def digest(self) -> str:
+        """See `digest`, of what was added."""
+        return self._digest.hexdigest()[:DIGEST_LENGTH]
 
     def finish(self) -> bytes:
         """The gzipped body. Behind a flush the stream stands at a byte, so it can be ended without the compressor, which has seen the block that was refused."""
@@ -217,7 +374,7 @@ def wire(lines: Lines, chunk: Chunk) -> bytes:
     """The chunk's body gzipped; one that is longer than a raw one is never held uncompressed."""
     if chunk.body_bytes <= BODY_LIMIT_BYTES:
         return compress(body(lines, chunk))
-    press = _Press(sys.maxsize, sys.maxsize)
+    press = _Gzip(sys.maxsize, sys.maxsize)
     at = chunk.start
     while at < chunk.end:
         stop = min(_block_end(lines, at, BLOCK_BYTES), chunk.end)
@@ -241,9 +398,12 @@ def body(lines: Lines, chunk: Chunk) -> bytes:
     return b"[" + lines[chunk.start : chunk.end].replace(b"\n", b",") + b"]"
 
 
-def digest(content: Lines | memoryview) -> str:
+DIGEST_LENGTH: Final = 32
+
+
+def digest(content: bytes | bytearray | memoryview) -> str:
     """Identity of a body in receipts: the first 128 bits of its SHA-256, in hex."""
-    return hashlib.sha256(content).hexdigest()[:32]
+    return hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
 
 
 def compress(content: bytes) -> bytes:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sentinel.ingestion import Part, Sent
-from sentinel.packing import Chunk, Lines
+from sentinel.packing import Chunk, Lines, Range
 
 Line = dict[str, Any]
-Range = tuple[int, int]
 
 
 def opened(attempt: str) -> Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 from datetime import UTC, date, datetime, timedelta
@@ -15,7 +16,11 @@ from hypothesis import strategies as st
 
 from sentinel.packing import (
     BODY_LIMIT_BYTES,
+    Anew,
     Chunk,
+    Press,
+    StandingPress,
+    WirePress,
     body,
     compress,
     cut,
@@ -268,3 +273,52 @@ def test_compression_and_digest_are_deterministic(content: bytes) -> None:
     assert digest(content) == digest(bytes(content))
     assert len(digest(content)) == 32
     assert digest(content) != digest(content + b"x")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=ROWS,
+    limit=st.integers(4, 300),
+    wire_limit=st.integers(256, 900),
+    cuts=st.lists(st.integers(0, 4000), max_size=6),
+)
+def test_a_press_cuts_what_comes_in_pieces_like_the_whole(
+    rows: list[Any], limit: int, wire_limit: int, cuts: list[int]
+) -> None:
+    """Wherever the pieces end: the same chunks, rows set aside, digests and bodies, in both modes; and again where they were cut once."""
+    lines = ndjson(rows)
+    edges = [0, *sorted(min(cut, len(lines)) for cut in cuts), len(lines)]
+    pieces = [lines[low:high] for low, high in itertools.pairwise(edges)]
+    chunks, oversize = cut(lines, limit)
+    wired = cut_wire(lines, wire_limit, 2000)
+    standing = Press(limit), StandingPress(limit, standing=chunks, set_aside=oversize)
+    for press, expected in (
+        *((press, (chunks, oversize)) for press in standing),
+        (WirePress(wire_limit, body_limit=2000), wired[:2]),
+    ):
+        for piece in pieces:
+            press.add(piece)
+        press.finish()
+        assert press.taken == len(lines)
+        assert (press.chunks, press.oversize) == expected
+        parts = [(chunk.start, chunk.end) for chunk in (*press.chunks, *press.oversize)]
+        assert press.identity == [digest(lines[low:high]) for low, high in parts]
+        for chunk in press.chunks:
+            end, packed = press.wires[chunk.start]
+            assert (end, gzip.decompress(packed)) == (chunk.end, body(lines, chunk))
+
+
+def test_lines_made_anew_are_made_once_and_only_when_looked_into() -> None:
+    """The sender's threads share them."""
+    made: list[bytes] = []
+
+    def make() -> bytes:
+        made.append(ndjson([{"a": "x"}, {"a": "y"}]))
+        return made[-1]
+
+    lines = Anew(make)
+    assert made == []
+    chunk = cut(lines, 100)[0][0]
+    assert body(lines, chunk) == b'[{"a":"x"},{"a":"y"}]'
+    assert [body(lines, half) for half in halve(lines, chunk)] == [b'[{"a":"x"}]', b'[{"a":"y"}]']
+    assert len(made) == 1
