@@ -29,17 +29,18 @@ PAGES_SCHEMA = pa.schema([("page", pa.int64()), ("reason", pa.string()), ("body"
 
 KEPT_BODY_BYTES = 1_048_576
 
-GROUP_BYTES = 8 * 1024 * 1024
-"""Records that make a row group: what an export holds as they came, and what a transform works on at once. Less costs CPU (a query of polars has a price, whatever its frame)."""
+GROUP_BYTES, GROUP_RECORDS = 8 * 1024 * 1024, 10_000
+"""Records that make a row group: what an export holds as they came, and what a transform works on at once. Less costs CPU (a query of polars has a price, whatever
+its frame); small records give more rows than bytes, the relations of a domain's ten times as many as they have."""
 
 
 class Blob:
     """A Parquet blob in the making, a row group at a time: only what is compressed is held. LZ4: see docs/adr/0012-memory.md."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, *, dictionary: bool = False) -> None:
         self._sink = pa.BufferOutputStream()
         self._writer = pq.ParquetWriter(
-            self._sink, schema, compression="lz4", use_dictionary=False, write_statistics=False
+            self._sink, schema, compression="lz4", use_dictionary=dictionary, write_statistics=False
         )
 
     def add(self, table: pa.Table) -> None:
@@ -80,7 +81,7 @@ class _Segment:
             self.records += batch.num_rows
             self.bytes += size
             self.pending += size
-            if self.pending >= GROUP_BYTES:
+            if self.pending >= GROUP_BYTES or sum(page.num_rows for page in self.pages) >= GROUP_RECORDS:
                 self._press()
 
     def _press(self) -> None:

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from activities.deps import Deps
-from activities.export import RAW_SCHEMA, parquet
+from activities.export import RAW_SCHEMA, Blob, parquet
 from contracts import JsonDict, Run, TransformRequest, TransformResult
 from staging import Names
 from transforms.identity import keys
 from transforms.registry import DERIVED, TRANSFORMS
-from transforms.rows import Envelope, Flattened, Transform, flatten_together
+from transforms.rows import Envelope, Flattened, Transform, flatten_in_turn
 
 _DERIVED: Final = ("flattened", "rejected", "filtered", "rows", "json_bytes")
 """What a lane has to know of its derived streams."""
@@ -74,15 +74,14 @@ def _made(content: bytes, transforms: Sequence[Transform], envelope: Envelope) -
     raw = pq.ParquetFile(pa.BufferReader(content))
     parts = [_Parts(transform, primary=not at) for at, transform in enumerate(transforms)]
     first = 0
-    for group in range(raw.num_row_groups):
-        table = raw.read_row_group(group, use_threads=False).combine_chunks()
+    # A segment without records makes blobs without rows.
+    for group in range(raw.num_row_groups) or [None]:
+        table = RAW_SCHEMA.empty_table() if group is None else raw.read_row_group(group, use_threads=False)
+        table = table.combine_chunks()
         records = table["record"].combine_chunks() if table.num_rows else NOTHING
-        for part, flattened in zip(parts, flatten_together(transforms, records, envelope, first=first), strict=True):
-            part.add(flattened, table, first)
+        for of, flattened in flatten_in_turn(transforms, records, envelope, first=first):
+            parts[of].add(flattened, table, first)
         first += table.num_rows
-    if not first:
-        for part, flattened in zip(parts, flatten_together(transforms, NOTHING, envelope), strict=True):
-            part.add(flattened, RAW_SCHEMA.empty_table(), 0)
     return [part.made(first) for part in parts]
 
 
@@ -94,13 +93,31 @@ def _staged(deps: Deps, names: Names, where: tuple[str, int, int], made: _Made, 
     return deps.staging.create(names.rows(*where), made.rows, made.summary | {"derived": derived})
 
 
+class _Frames:
+    """Frames as the row groups of a Parquet blob."""
+
+    def __init__(self) -> None:
+        self._blob: Blob | None = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """One more; all have one schema."""
+        table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
+        if self._blob is None:
+            self._blob = Blob(table.schema, dictionary=True)
+        self._blob.add(table)
+
+    def content(self) -> bytes:
+        """The blob; there must have been a frame, if an empty one."""
+        assert self._blob is not None
+        return self._blob.content()
+
+
 class _Parts:
     """The rows, keys and rejects of a segment by one transform, as its row groups bring them."""
 
     def __init__(self, transform: Transform, *, primary: bool) -> None:
         self._transform, self._primary = transform, primary
-        self._rows: list[pl.DataFrame] = []
-        self._keys: list[pl.DataFrame] = []
+        self._rows, self._keys = _Frames(), _Frames()
         self._rejects: list[pa.Table] = []
         self._reasons: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
@@ -108,8 +125,8 @@ class _Parts:
     def add(self, flattened: Flattened, raw: pa.Table, first: int) -> None:
         """What was made of the records `raw`, of which the first is the segment's `first`."""
         rows = flattened.rows
-        self._rows.append(rows)
-        self._keys.append(keys(rows, self._transform.table))
+        self._rows.add(rows)
+        self._keys.add(keys(rows, self._transform.table))
         if flattened.rejects:
             self._rejects.append(_rejects(raw, flattened, first))
             self._reasons.update(reject.reason for reject in flattened.rejects)
@@ -133,8 +150,8 @@ class _Parts:
         return _Made(
             stream=self._transform.stream,
             records=records,
-            rows=frame_bytes(pl.concat(self._rows)),
-            keys=frame_bytes(pl.concat(self._keys)),
+            rows=self._rows.content(),
+            keys=self._keys.content(),
             rejects=parquet(pa.concat_tables(self._rejects)) if self._rejects else None,
             rejected=counts["rejected"],
             summary=result.to_wire() | {"reasons": dict(self._reasons.most_common(5))},

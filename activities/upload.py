@@ -113,20 +113,22 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
 def _pack(request: UploadRequest, deps: Deps, press: Press) -> _Pack:
     """The rows of the pack through the press: they are encoded some at a time, and of what is cut only the compressed body is kept."""
     starts: list[int] = []
+    segments: list[int] = []
     records: list[pl.Series] = []
-    segments, unchanged = _segments(request, deps)
+    wanted, unchanged = _segments(request, deps)
     # Nobody needs a desk to fetch.
-    contents = {segment: (deps.staging.read(name), wanted) for segment, (name, wanted) in segments.items()}
+    contents = _contents(wanted, deps)
     with deps.desks:
-        for frame in _frames(contents):
+        for segment, frame in _frames(contents):
             starts.append(press.taken)
+            segments.append(segment)
             records.append(frame["_record"])
             for piece in encoded(frame.drop("_record")):
                 press.add(piece)
         press.finish()
     rows = sum(map(len, records))
     again = Anew(lambda: _lines(request, deps))
-    return _Pack(again, press, rows, unchanged(rows), request.last, starts, list(segments), records)
+    return _Pack(again, press, rows, unchanged(rows), request.last, starts, segments, records)
 
 
 def _segments(
@@ -147,11 +149,24 @@ def _segments(
     return {segment: (places[segment], wanted[segment]) for segment in sorted(kept)}, lambda rows: staged - rows
 
 
-def _frames(contents: dict[int, tuple[bytes, list[int] | None]]) -> Iterator[pl.DataFrame]:
+def _contents(wanted: dict[int, tuple[str, list[int] | None]], deps: Deps) -> dict[int, tuple[bytes, list[int] | None]]:
+    return {segment: (deps.staging.read(name), rows) for segment, (name, rows) in wanted.items()}
+
+
+def _frames(contents: dict[int, tuple[bytes, list[int] | None]]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The rows that are wanted, a row group at a time, with their segment; what was read is let go."""
     for segment in list(contents):
         content, wanted = contents.pop(segment)
-        frame = pl.read_parquet(io.BytesIO(content))
-        yield frame if wanted is None else frame[wanted]
+        groups = pq.read_metadata(pa.BufferReader(content))
+        whole = pl.scan_parquet(io.BytesIO(content))
+        low = 0
+        for group in range(groups.num_row_groups):
+            count = groups.row_group(group).num_rows
+            if wanted is None:
+                yield segment, whole.slice(low, count).collect()
+            elif here := wanted[bisect_left(wanted, low) : bisect_left(wanted, low + count)]:
+                yield segment, whole.slice(low, count).collect()[[row - low for row in here]]
+            low += count
 
 
 def encoded(frame: pl.DataFrame) -> Iterator[memoryview]:
@@ -164,9 +179,7 @@ def encoded(frame: pl.DataFrame) -> Iterator[memoryview]:
 def _lines(request: UploadRequest, deps: Deps) -> bytearray:
     """The NDJSON of the pack, whole."""
     lines = bytearray()
-    segments, _ = _segments(request, deps)
-    contents = {segment: (deps.staging.read(name), wanted) for segment, (name, wanted) in segments.items()}
-    for frame in _frames(contents):
+    for _, frame in _frames(_contents(_segments(request, deps)[0], deps)):
         for piece in encoded(frame.drop("_record")):
             lines += piece
     return lines

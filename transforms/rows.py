@@ -6,7 +6,7 @@ no text is longer than the service's field limit, and a row whose text was cut s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -96,21 +96,34 @@ def flatten_together(
     records: pa.Array,
     envelope: Envelope,
     *,
-    first: int = 0,
     fast: bool = True,
     bytes_at_once: int = BYTES_AT_ONCE,
 ) -> list[Flattened]:
-    """As `flatten`, by several transforms that read the same fields (a stream's and those derived of it): the records are decoded once.
+    """As `flatten`, by several transforms that read the same fields (a stream's and those derived of it): the records are decoded once."""
+    parts: list[list[Flattened]] = [[] for _ in transforms]
+    for of, part in flatten_in_turn(transforms, records, envelope, fast=fast, bytes_at_once=bytes_at_once):
+        parts[of].append(part)
+    return [_joined(done) for done in parts]
+
+
+def flatten_in_turn(
+    transforms: Sequence[Transform],
+    records: pa.Array,
+    envelope: Envelope,
+    *,
+    first: int = 0,
+    fast: bool = True,
+    bytes_at_once: int = BYTES_AT_ONCE,
+) -> Iterator[tuple[int, Flattened]]:
+    """As `flatten_together`, a part at a time, with the number of the transform that made it: whoever takes it away at once never holds two.
 
     `first`: the position of the first record in its segment.
     """
     at_once = max(1, len(records) * bytes_at_once // max(1, records.nbytes))
-    parts: list[list[Flattened]] = [[] for _ in transforms]
     for at in range(0, max(1, len(records)), at_once):
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
-        for transform, done in zip(transforms, parts, strict=True):
-            done.append(_flattened(transform, decoded, envelope, first + at))
-    return [_joined(done) for done in parts]
+        for number, transform in enumerate(transforms):
+            yield number, _flattened(transform, decoded, envelope, first + at)
 
 
 def _joined(parts: list[Flattened]) -> Flattened:
