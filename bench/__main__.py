@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--without-relations",
         action="store_true",
-        help="loads of assets and findings alone (the setting <SOURCE>_RELATIONS is false); needs --out",
+        help="loads of assets and findings alone (the setting <SOURCE>_RELATIONS is false)",
     )
     parser.add_argument(
         "--out",
@@ -88,8 +88,6 @@ def main(arguments: Sequence[str]) -> int:
         return _report()
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.without_relations and options.out == results.FILE:
-        parser.error("--without-relations needs --out: the published results are of loads with relations")
     if options.without_relations and list(options.parts) != ["load"]:
         parser.error("--without-relations is about whole loads: add --parts load")
     for measured in _measured(options):

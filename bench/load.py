@@ -52,7 +52,9 @@ def measure(
             engine_s = used["engine_cpu_s"] - usage["engine_cpu_s"]
             others = {name: round(after[name] - before[name], 2) for name in after if name != "app"}
             log = stack.parts["app"].tail()
-        line = _line(outcome, assets, engine_s, used["history_events_max"], others, log) | {"foreign_share": foreign}
+        line = _line(outcome, assets, engine_s, used["history_events_max"], others, log, relations=relations) | {
+            "foreign_share": foreign
+        }
     say(f"{source} {assets:,}: {line['source_mb_per_app_cpu_s']} MB/CPU s, {time.monotonic() - begun:.0f} s in all")
     return line
 
@@ -77,7 +79,16 @@ def _cpu(stack: Stack) -> dict[str, float]:
     return {name: cpu_s(pid) for name, pid in stack.pids.items()}
 
 
-def _line(outcome: Outcome, assets: int, engine_s: float, events: int, others: dict[str, float], log: str) -> JsonDict:
+def _line(
+    outcome: Outcome,
+    assets: int,
+    engine_s: float,
+    events: int,
+    others: dict[str, float],
+    log: str,
+    *,
+    relations: bool,
+) -> JsonDict:
     if outcome.status != "complete":
         raise NotMeasuredError(f"the load of {outcome.source} was {outcome.status}: {outcome.reasons}\n{log}")
     records = outcome.manifest["totals"]["exported"]
@@ -87,6 +98,7 @@ def _line(outcome: Outcome, assets: int, engine_s: float, events: int, others: d
     return {
         "source": outcome.source,
         "assets": assets,
+        "relations": relations,
         "records": records,
         "rows": rows,
         "wall_s": round(outcome.wall_s, 2),

@@ -52,7 +52,8 @@ class Panel:
 
 
 def svg(end_to_end: Sequence[JsonDict]) -> str:
-    """The picture of the lines of `end_to_end`, at least one."""
+    """The picture of the lines of `end_to_end`, at least one: of the loads with relations, the app's default, where there are any."""
+    end_to_end = [line for line in end_to_end if line["relations"]] or end_to_end
     sizes = sorted({int(line["assets"]) for line in end_to_end})
     xs = (float(sizes[0]), float(sizes[-1]))
     fastest = max(max(line["source_mb_per_app_cpu_s"], line["source_mb_per_s"]) for line in end_to_end)

@@ -77,7 +77,7 @@ def _loads(results: JsonDict) -> str:
     )  # fmt: skip
     rows = [
         (
-            PRODUCTS[line["source"]],
+            PRODUCTS[line["source"]] + ("" if line["relations"] else ", no relations"),
             f"{line['assets']:,}",
             f"{line['records']:,}",
             f"{line['source_mb']:,.0f}",

@@ -28,15 +28,15 @@ def read(path: Path) -> JsonDict:
 def merged(old: JsonDict, new: JsonDict, where: JsonDict) -> JsonDict:
     """The results with `new` in place of what was measured before of the same.
 
-    Lines of `end_to_end` are replaced by source and assets, of `stages` by source; other parts as a whole. `engine_share` is the largest
+    Lines of `end_to_end` are replaced by source, assets, and whether relations were loaded, of `stages` by source; other parts as a whole. `engine_share` is the largest
     of the largest size that was measured.
     """
     kept = old if old.get("machine") == where else {}
-    loads = _replaced(kept.get("end_to_end", []), new.get("end_to_end", []), ("source", "assets"))
+    loads = _replaced(kept.get("end_to_end", []), new.get("end_to_end", []), ("source", "assets", "relations"))
     return {
         "machine": where,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "end_to_end": sorted(loads, key=lambda line: (line["source"], line["assets"])),
+        "end_to_end": sorted(loads, key=lambda line: (line["source"], not line["relations"], line["assets"])),
         "upload": new.get("upload", kept.get("upload", {})),
         "engine_share": engine_share(loads),
         "stages": _replaced(kept.get("stages", []), new.get("stages", []), ("source",)),

@@ -20,7 +20,7 @@ HERE = {"cpu": "A", "python": "3.11.7"}
 def load(source: str, assets: int, **more: object) -> JsonDict:
     """A line of `end_to_end` with just what merging and drawing look at."""
     rates = {"source_mb_per_app_cpu_s": 20.0, "source_mb_per_s": 10.0, "peak_memory_mb": 300.0, "engine_share": 0.01}
-    return {"source": source, "assets": assets, **rates, **more}
+    return {"source": source, "assets": assets, "relations": True, **rates, **more}
 
 
 def test_a_load_replaces_the_line_of_its_source_and_size_only() -> None:
@@ -32,6 +32,13 @@ def test_a_load_replaces_the_line_of_its_source_and_size_only() -> None:
         ("device42", 1000, 300.0),
         ("tenable", 10, 300.0),
     ]
+
+
+def test_loads_with_and_without_relations_stand_side_by_side() -> None:
+    """The app's default first; neither replaces the other, and the README tells them apart."""
+    lines = [load("device42", 10, relations=False), load("device42", 10, peak_memory_mb=1.0)]
+    new = results.merged({}, {"end_to_end": lines}, HERE)
+    assert [(line["relations"], line["peak_memory_mb"]) for line in new["end_to_end"]] == [(True, 1.0), (False, 300.0)]
 
 
 def test_parts_that_are_not_measured_stay() -> None:
