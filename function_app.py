@@ -34,7 +34,6 @@ from sources.registry import SOURCES
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
-    from azure.core.pipeline.transport import RequestsTransport
     from azure.monitor.ingestion import LogsIngestionClient
     from azure.storage.blob import ContainerClient
 
@@ -90,24 +89,10 @@ def _container(settings: Settings, **options: Any) -> ContainerClient:
     return ContainerClient(settings.staging_account_url, name, credential, **options)
 
 
-def _transport(*, local: bool) -> RequestsTransport:
-    """The SDKs' own. Where nobody configured a proxy, or none can be between, it need not look for one before every request: a quarter of a small one's CPU time."""
-    from urllib.request import getproxies
-
-    from azure.core.pipeline.transport import RequestsTransport
-
-    configured = getproxies() or os.environ.keys() & {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
-    return RequestsTransport(
-        use_env_settings=bool(configured) and not local,
-        connection_timeout=20,
-        read_timeout=60,
-        connection_data_block_size=1024 * 1024,
-    )
-
-
 @cache
 def _staging() -> Staging:
     from staging import Staging
+    from transport import transport
 
     # One request a blob: segments are far below the service's limit for a single put.
     sizes: dict[str, Any] = {
@@ -115,7 +100,7 @@ def _staging() -> Staging:
         "max_single_get_size": 256 * 1024 * 1024,
         "retry_total": 3,
         # A connection string is Azurite's, on this machine.
-        "transport": _transport(local=bool(_settings().staging_connection_string)),
+        "transport": transport(os.environ, local=bool(_settings().staging_connection_string)),
     }
     staging = Staging(_container(_settings(), **sizes))
     # A fresh deployment has no container yet, and whoever asks for its runs should read that there are none.
@@ -130,12 +115,14 @@ def _identity(destination: DestinationSettings, settings: Settings) -> TokenCred
 def _ingestion_client(destination: DestinationSettings, settings: Settings) -> LogsIngestionClient:
     from azure.monitor.ingestion import LogsIngestionClient
 
+    from transport import transport
+
     scopes = [f"{destination.audience}/.default"]
     return LogsIngestionClient(
         destination.endpoint,
         _identity(destination, settings),
         credential_scopes=scopes,
-        transport=_transport(local=destination.local),
+        transport=transport(os.environ, local=destination.local),
     )
 
 

@@ -7,7 +7,6 @@ newline only between rows (inside a JSON string it is escaped), so the last newl
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import struct
 import sys
@@ -337,13 +336,14 @@ class _Gzip:
 
     def __init__(self, limit: int, body_limit: int) -> None:
         from isal import isal_zlib
+        from xxhash import xxh3_128
 
         self._zlib = isal_zlib
         self._deflate = isal_zlib.compressobj(COMPRESSION_LEVEL, wbits=-15)
         self._parts = [_GZIP_HEADER]
         self._room, self._body_room = limit - _FRAME_BYTES, body_limit - 1
         self._crc, self._length = 0, 0
-        self._digest = hashlib.sha256()
+        self._digest = xxh3_128()
 
     def add(self, lines: Lines, start: int, end: int) -> bool:
         """Add the rows from `start` to `end`; whether they fitted. After a no, nothing can be added."""
@@ -361,7 +361,7 @@ class _Gzip:
 
     def digest(self) -> str:
         """See `digest`, of what was added."""
-        return self._digest.hexdigest()[:DIGEST_LENGTH]
+        return self._digest.hexdigest()
 
     def finish(self) -> bytes:
         """The gzipped body. Behind a flush the stream stands at a byte, so it can be ended without the compressor, which has seen the block that was refused."""
@@ -398,12 +398,11 @@ def body(lines: Lines, chunk: Chunk) -> bytes:
     return b"[" + lines[chunk.start : chunk.end].replace(b"\n", b",") + b"]"
 
 
-DIGEST_LENGTH: Final = 32
-
-
 def digest(content: bytes | bytearray | memoryview) -> str:
-    """Identity of a body in receipts: the first 128 bits of its SHA-256, in hex."""
-    return hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
+    """Identity of rows in memberships and receipts: their XXH3, 128 bits, in hex."""
+    from xxhash import xxh3_128_hexdigest
+
+    return xxh3_128_hexdigest(content)
 
 
 def compress(content: bytes) -> bytes:

@@ -29,7 +29,7 @@ def settled(attempt: str, sent: Sent, digest: str, run_id: str) -> Line:
         "rows": sent.chunk.rows,
         "bytes": sent.chunk.body_bytes,
         "wire": sent.wire_bytes,
-        "sha256": digest,
+        "xxh3": digest,
         "status": sent.status,
         "reason": sent.reason,
         "tries": sent.tries,

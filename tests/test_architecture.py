@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {
-    "function_app", "memory", "settings", "contracts", "staging", "orchestrator", "activities", "sources", "transforms", "sentinel", "local", "bench",
+    "function_app", "memory", "settings", "contracts", "staging", "orchestrator", "activities", "sources", "transforms", "sentinel", "transport", "local", "bench",
     "tests", "infra", "doctor",
 }  # fmt: skip
 
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"contracts", "sentinel.governor", "sentinel.packing", "sentinel.tables", "sources.registry"},
     "doctor": {"contracts", "settings", "sources", "sentinel", "doctor"},
     "memory": set(),
+    "transport": set(),
     "function_app": {
         "contracts",
         "memory",
@@ -41,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sources",
         "transforms",
         "sentinel",
+        "transport",
     },
 }
 """The table of the house style: first column the importer, then what of ours it may import."""
