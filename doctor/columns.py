@@ -1,4 +1,4 @@
-"""The deployed rule and tables against the contract of sentinel/tables.py: what the service would drop, refuse or store as something else.
+"""The deployed rule and tables against the contract of sentinel/tables: what the service would drop, refuse or store as something else.
 
 Invariant: read only, and every difference of a rule or a table is told in one finding, so that one deployment mends them all.
 """

@@ -65,7 +65,7 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
         "set DCR_IMMUTABLE_ID to the rule's immutableId (dcr-…, not its name), and the endpoint to its region's",
         "dcr",
     ),
-    "dcr.stream": ("deploy the streams of sentinel/tables.py (infra/), or correct the names in DESTINATIONS", "dcr"),
+    "dcr.stream": ("deploy the streams of sentinel/tables (infra/), or correct the names in DESTINATIONS", "dcr"),
     "dcr.limited": ("wait; then lower DCR_SHARE or add a rule", "quota"),
     "dcr.trouble": ("look at the service's health, then ask again", "dcr"),
     "contract.access": (

@@ -63,7 +63,7 @@ def generate(root: Path) -> list[str]:
 def test_a_changed_column_shows_wherever_it_matters(copy: Path, old: str, new: str, changed: set[str]) -> None:
     """Unchanged, nothing is to be done; changed, all that knows the column is written anew; then nothing is to be done again."""
     assert generate(copy) == ["nothing to do"]
-    contract = copy / "sentinel" / "tables.py"
+    contract = copy / "sentinel" / "tables" / "assets.py"
     text = contract.read_text(encoding="utf-8")
     assert text.count(old) == 1
     contract.write_text(text.replace(old, new), encoding="utf-8")

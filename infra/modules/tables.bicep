@@ -1,4 +1,4 @@
-@description('The custom tables, from what sentinel/tables.py declares.')
+@description('The custom tables, from what sentinel/tables declares.')
 param workspaceName string
 param retentionInDays int
 

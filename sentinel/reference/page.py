@@ -13,7 +13,7 @@ from sentinel.tables import BY_NAME, STREAMS, TABLES, Column, Table
 
 _HEAD: Final = """# Columns
 
-Generated from `sentinel/tables.py` by `make generate`; do not edit. Sample rows, which belong together: [samples/](samples/).
+Generated from `sentinel/tables` by `make generate`; do not edit. Sample rows, which belong together: [samples/](samples/).
 
 ASIM has no schema for a device inventory or for findings (its asset entity is for files and sites). Names are borrowed where ASIM has a word; the column *ASIM* says
 whose meaning a column has. The tables do not claim to conform to a schema.

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from sentinel.contract import STREAM_LIMIT, fits
+from sentinel.contract import STREAM_LIMIT, fits, problems, rule_problems, stream_problems
 from sentinel.tables import (
     ASSETS,
     BY_NAME,
@@ -27,9 +27,6 @@ from sentinel.tables import (
     ColumnType,
     Stream,
     Table,
-    problems,
-    rule_problems,
-    stream_problems,
 )
 from transforms.decode import RECORD, decode
 from transforms.registry import TRANSFORMS

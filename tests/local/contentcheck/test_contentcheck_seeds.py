@@ -155,7 +155,7 @@ def test_an_unchanged_copy_has_no_finding() -> None:
 
 
 def test_a_column_that_the_contract_renames_is_missed() -> None:
-    """So a change of sentinel/tables.py turns the content red until that follows; the check of functions finds what only they name."""
+    """So a change of sentinel/tables turns the content red until that follows; the check of functions finds what only they name."""
     tables = {name: dict(columns) for name, columns in contract()["tables"].items()}
     tables["CAASM_Assets_CL"]["Covered"] = tables["CAASM_Assets_CL"].pop("HasEdr")
     (rule,) = (one for one in rules() if one.file == "CriticalAssetVanished")
