@@ -105,13 +105,18 @@ def _located(frame: pl.LazyFrame, host: pl.Expr) -> pl.LazyFrame:
     )
 
 
-def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Domains, with the addresses that they resolve to and the sub-domains known below them."""
-    below = pl.col("sub_domains").list.eval(values.text(pl.element().str.strip_prefix("domain/").str.to_lowercase()))
+def _staged_domain(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With the domain's own name: see `values.name`."""
     named = _identified(frame).with_columns(
         _clean=values.clean_name(pl.coalesce(values.text(pl.col("domain")), pl.col("_name")))
     )
-    return named.with_columns(_own=values.name(pl.col("_clean"))).select(
+    return named.with_columns(_own=values.name(pl.col("_clean")))
+
+
+def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Domains, with the addresses that they resolve to and the sub-domains known below them."""
+    below = pl.col("sub_domains").list.eval(values.text(pl.element().str.strip_prefix("domain/").str.to_lowercase()))
+    return _staged_domain(frame).select(
         RECORD,
         **_asset_columns("Domain"),
         **_rating_columns(),
@@ -153,12 +158,8 @@ def ip_ranges(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def domain_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     """What domains say of others: owner, organisations, the addresses that they resolve to, the sub-domains known below them."""
-    named = _identified(frame).with_columns(
-        _clean=values.clean_name(pl.coalesce(values.text(pl.col("domain")), pl.col("_name")))
-    )
-    staged = _from(
-        named, "ip_names", "sub_domains", fqdn=values.name(pl.col("_clean")), address=values.first(pl.col("ip_names"))
-    )
+    named, address = _staged_domain(frame), values.first(pl.col("ip_names"))
+    staged = _from(named, "ip_names", "sub_domains", fqdn=pl.col("_own"), address=address)
     return relations.rows(
         "cycognito",
         staged,
@@ -186,30 +187,9 @@ def ip_range_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     return relations.rows("cycognito", staged, _held(staged))
 
 
-_NOTHING = pl.lit(None, pl.String)
-
-
-def _from(
-    identified: pl.LazyFrame,
-    *more: str,
-    host: pl.Expr = _NOTHING,
-    fqdn: pl.Expr = _NOTHING,
-    address: pl.Expr = _NOTHING,
-) -> pl.LazyFrame:
-    """Where relations start, made once for all kinds (see device42.device_relations), and the fields that name their other ends."""
-    common = identified.select(
-        RECORD,
-        "_id",
-        "_owner",
-        "organizations",
-        *more,
-        FromName=pl.col("_name"),
-        DvcHostname=host,
-        DvcFQDN=fqdn,
-        DvcIpAddr=address,
-        SourceUpdatedAt=pl.lit(None, pl.Datetime("us", "UTC")),
-    )
-    return common.collect().lazy()
+def _from(identified: pl.LazyFrame, *ends: str, **names: pl.Expr) -> pl.LazyFrame:
+    """See `relations.starts`: with owner and organisations, which every kind of asset has."""
+    return relations.starts(identified, "_id", "_owner", "organizations", *ends, name=pl.col("_name"), **names)
 
 
 def _held(staged: pl.LazyFrame) -> list[pl.LazyFrame]:

@@ -17,7 +17,37 @@ from transforms.decode import RECORD
 FROM: Final = ("FromName", "DvcHostname", "DvcFQDN", "DvcIpAddr", "SourceUpdatedAt")
 """Columns that a frame of assets has beside `_id`, the product's identifier of the asset, and EntityIsDeleted where the product also names what is gone."""
 
+_NOTHING: Final = pl.lit(None, pl.String)
+_NEVER: Final = pl.lit(None, pl.Datetime("us", "UTC"))
+
 _GONE: Final = cs.by_name("EntityIsDeleted", require_all=False)
+
+
+def starts(
+    assets: pl.LazyFrame,
+    *ends: str | pl.Expr,
+    name: pl.Expr,
+    host: pl.Expr = _NOTHING,
+    fqdn: pl.Expr = _NOTHING,
+    address: pl.Expr = _NOTHING,
+    updated: pl.Expr = _NEVER,
+    **more: pl.Expr,
+) -> pl.LazyFrame:
+    """Where relations start, for `related`: the columns of FROM, and as `ends` and `more` the fields that name other ends and the asset's `_id`.
+
+    It is made here and now: in one plan polars (2.1, measured) takes twice the time, for each kind of relation goes through all of it.
+    """
+    given = assets.select(
+        RECORD,
+        *ends,
+        FromName=name,
+        DvcHostname=host,
+        DvcFQDN=fqdn,
+        DvcIpAddr=address,
+        SourceUpdatedAt=updated,
+        **more,
+    )
+    return given.collect().lazy()
 
 
 def related(

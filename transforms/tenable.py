@@ -243,22 +243,21 @@ def asset_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
         network == _DEFAULT_NETWORK, values.text(pl.col("network_name")).str.to_lowercase() == "default"
     )
     elsewhere = pl.when(~default)
-    common = _staged_asset(frame).select(
-        RECORD,
+    staged = relations.starts(
+        _staged_asset(frame),
         "_id",
+        name=pl.col("_name"),
+        host=values.hostname(pl.col("_host_name")),
+        fqdn=pl.col("_fqdn"),
+        address=pl.col("_addresses").list.first(),
+        updated=values.instant(pl.col("updated_at")),
         _network=elsewhere.then(pl.lit("network/") + network),
         _network_name=elsewhere.then(values.text(pl.col("network_name"))),
         _vpc=values.text(pl.col("aws_vpc_id")),
         _account=pl.coalesce(*accounts.values()),
         _account_in=pl.coalesce(*(pl.when(of.is_not_null()).then(pl.lit(name)) for name, of in accounts.items())),
         EntityIsDeleted=pl.col("_gone"),
-        FromName=pl.col("_name"),
-        DvcHostname=values.hostname(pl.col("_host_name")),
-        DvcFQDN=pl.col("_fqdn"),
-        DvcIpAddr=pl.col("_addresses").list.first(),
-        SourceUpdatedAt=values.instant(pl.col("updated_at")),
     )
-    staged = common.collect().lazy()  # once for all kinds: see device42.device_relations
     kinds = [
         relations.related(
             staged,

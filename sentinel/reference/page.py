@@ -62,76 +62,24 @@ class RelationKind(NamedTuple):
 RELATION_KINDS: Final = (
     RelationKind("cycognito", "domain_relations", "owned_by", "Owned By", "Owner", "", "the domain's owner"),
     RelationKind("cycognito", "domain_relations", "organizations", "Used By", "Owner", "", "each organisation"),
-    RelationKind(
-        "cycognito",
-        "domain_relations",
-        "ip_names",
-        "Resolves To",
-        "Asset",
-        "ip/<address>",
-        "each address; no asset of the export, but findings have it as their AssetId",
-    ),
-    RelationKind(
-        "cycognito",
-        "domain_relations",
-        "sub_domains",
-        "Contains",
-        "Asset",
-        "domain/<name>",
-        "each sub-domain, exported or not",
-    ),
+    RelationKind("cycognito", "domain_relations", "ip_names", "Resolves To", "Asset", "ip/<address>", "each address; no asset of the export, but findings have it as their AssetId"),
+    RelationKind("cycognito", "domain_relations", "sub_domains", "Contains", "Asset", "domain/<name>", "each sub-domain, exported or not"),
     RelationKind("cycognito", "web_app_relations", "owned_by", "Owned By", "Owner", "", "the application's owner"),
     RelationKind("cycognito", "web_app_relations", "organizations", "Used By", "Owner", "", "each organisation"),
-    RelationKind(
-        "cycognito",
-        "web_app_relations",
-        "id",
-        "Runs On",
-        "Asset",
-        "ip/<address> or domain/<name>",
-        "the host in its identifier, exported or not",
-    ),
+    RelationKind("cycognito", "web_app_relations", "id", "Runs On", "Asset", "ip/<address> or domain/<name>", "the host in its identifier, exported or not"),
     RelationKind("cycognito", "ip_range_relations", "owned_by", "Owned By", "Owner", "", "the range's owner"),
     RelationKind("cycognito", "ip_range_relations", "organizations", "Used By", "Owner", "", "each organisation"),
     RelationKind("device42", "relations", "the custom field's name", "Owned By", "Owner", "", "the owner"),
     RelationKind("device42", "relations", "customer", "Used By", "Owner", "customer/<number>", "the customer"),
-    RelationKind(
-        "device42",
-        "relations",
-        "virtual_host_name",
-        "Runs On",
-        "Asset",
-        "",
-        "the host of a virtual machine, by its name",
-    ),
+    RelationKind("device42", "relations", "virtual_host_name", "Runs On", "Asset", "", "the host of a virtual machine, by its name"),
     RelationKind("device42", "relations", "blade_host", "Member Of", "Asset", "<number>", "the chassis of a blade"),
-    RelationKind(
-        "device42",
-        "relations",
-        "subnet",
-        "In Network",
-        "Network",
-        "subnet/<number>",
-        "each subnet, as CIDR; Attributes has the addresses in it as ip=…",
-    ),
-    RelationKind(
-        "tenable",
-        "relations",
-        "network",
-        "In Network",
-        "Network",
-        "network/<uuid>",
-        "Tenable's network, unless it is the default one",
-    ),
+    RelationKind("device42", "relations", "subnet", "In Network", "Network", "subnet/<number>", "each subnet, as CIDR; Attributes has the addresses in it as ip=…"),
+    RelationKind("tenable", "relations", "network", "In Network", "Network", "network/<uuid>", "Tenable's network, unless it is the default one"),
     RelationKind("tenable", "relations", "aws_vpc_id", "In Network", "Network", "", "the VPC"),
-    RelationKind(
-        "tenable", "relations", "azure_resource_id", "Member Of", "Cloud Account", "", "the Azure subscription"
-    ),
+    RelationKind("tenable", "relations", "azure_resource_id", "Member Of", "Cloud Account", "", "the Azure subscription"),
     RelationKind("tenable", "relations", "aws_owner_id", "Member Of", "Cloud Account", "", "the AWS account"),
-    RelationKind(
-        "tenable", "relations", "gcp_project_id", "Member Of", "Cloud Account", "", "the Google Cloud project"
-    ),
-)
+    RelationKind("tenable", "relations", "gcp_project_id", "Member Of", "Cloud Account", "", "the Google Cloud project"),
+)  # fmt: skip
 """Every relation that the products give: what the column reference lists, and a test finds in their records."""
 
 
