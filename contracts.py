@@ -8,6 +8,7 @@ instances run. Standard library only: orchestrators import this module.
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, Self
 
@@ -62,6 +63,22 @@ class Stop(CaasmError):
 
 class Cancelled(Stop):
     """The run was cancelled; raised between two units of work, so that what was done stays consistent."""
+
+
+def let_go(error: BaseException) -> None:
+    """Clear the frames that an exception of Azure's SDK went through: where it was raised stays known, not with what.
+
+    They hold it in a circle, and behind them the frames of all who called, with the segment that these had in hand, until the garbage collector comes by.
+    """
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            # The transport's exception is no cause of the SDK's, but a field of it.
+            pending += [one.__cause__, one.__context__, getattr(one, "inner_exception", None)]
 
 
 # ------------------------------------------------------------------------------------------------ messages

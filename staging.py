@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from contracts import JsonDict, Stop, TryAgain
+from contracts import JsonDict, Stop, TryAgain, let_go
 
 if TYPE_CHECKING:
+    from azure.core.exceptions import AzureError
     from azure.storage.blob import ContainerClient
 
 SUMMARY: Final = "summary"
@@ -133,53 +133,45 @@ class Listed:
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Azure storage's exceptions as ours: an outage is TryAgain, a missing right or container is Stop with its remedy."""
-    from azure.core.exceptions import (
-        AzureError,
-        ClientAuthenticationError,
-        HttpResponseError,
-        ResourceExistsError,
-        ResourceModifiedError,
-        ResourceNotFoundError,
-    )
+    """Azure storage's exceptions as ours: an outage is TryAgain, a missing right or container is Stop with its remedy.
+
+    That a blob is not there, or is there already, or was replaced, stays the SDK's exception: whoever asked for it answers it, outside of this context,
+    which lets go of what an exception holds.
+    """
+    from azure.core.exceptions import AzureError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
     try:
         yield
-    except ResourceNotFoundError as error:
-        if getattr(error, "error_code", None) != "ContainerNotFound":
+    except AzureError as error:
+        let_go(error)
+        absent = isinstance(error, ResourceNotFoundError) and getattr(error, "error_code", None) != "ContainerNotFound"
+        if absent or isinstance(error, ResourceExistsError | ResourceModifiedError):
             raise
-        raise Stop(
+        raise _meaning(error, what) from error
+
+
+def _meaning(error: AzureError, what: str) -> TryAgain | Stop:
+    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+
+    if isinstance(error, ResourceNotFoundError):
+        return Stop(
             f"the staging container is not there to {what}",
             "was it deleted while the run was going on? the next run makes it again",
-        ) from error
-    except (ResourceExistsError, ResourceModifiedError):
-        raise
-    except ClientAuthenticationError as error:
-        raise Stop(
+        )
+    if isinstance(error, ClientAuthenticationError):
+        return Stop(
             f"blob storage refuses to {what} ({getattr(error, 'error_code', None) or type(error).__name__})",
             "give the identity Storage Blob Data Contributor on the storage account; a new assignment takes some minutes",
-        ) from error
-    except HttpResponseError as error:
-        status = error.status_code or 0
-        if status in {408, 409, 412, 429} or status >= 500:
-            raise TryAgain(f"blob storage answered {status} to {what}") from error
-        raise Stop(
-            f"blob storage answered {status} to {what}",
-            "check the account's network rules, and Storage Blob Data Contributor on it",
-        ) from error
-    except AzureError as error:
-        raise TryAgain(f"blob storage cannot be reached to {what} ({type(error).__name__})") from error
-
-
-def let_go(error: BaseException) -> None:
-    """Clear the frames of an exception of the SDK that has been answered.
-
-    They hold it in a circle, and behind them the frames of all who called, with the segment that these had in hand, until the garbage collector comes by.
-    """
-    raised: BaseException | None = error
-    while raised is not None:
-        traceback.clear_frames(raised.__traceback__)
-        raised = raised.__cause__ or raised.__context__
+        )
+    if not isinstance(error, HttpResponseError):
+        return TryAgain(f"blob storage cannot be reached to {what} ({type(error).__name__})")
+    status = error.status_code or 0
+    if status in {408, 409, 412, 429} or status >= 500:
+        return TryAgain(f"blob storage answered {status} to {what}")
+    return Stop(
+        f"blob storage answered {status} to {what}",
+        "check the account's network rules, and Storage Blob Data Contributor on it",
+    )
 
 
 class Staging:
@@ -192,39 +184,42 @@ class Staging:
         """Create the container when it is not there."""
         from azure.core.exceptions import ResourceExistsError
 
-        with storage_errors("create the container"):
-            try:
-                self._container.create_container()
-            except ResourceExistsError:
-                return
+        with suppress(ResourceExistsError), storage_errors("create the container"):
+            self._container.create_container()
 
     def create(self, name: str, content: bytes, summary: JsonDict) -> JsonDict:
         """Write the blob unless it exists; the summary of the blob that is there afterwards (ours, or the winner's)."""
         from azure.core.exceptions import ResourceExistsError
 
-        with storage_errors(f"write {name}"):
-            try:
+        try:
+            with storage_errors(f"write {name}"):
                 metadata = self._metadata(name, summary)
                 self._container.upload_blob(name, content, overwrite=False, metadata=metadata)
-            except ResourceExistsError as error:
-                let_go(error)
-                found = self.summary(name)
-                if found is None:
-                    raise TryAgain(f"{name} was there when it was written and is gone now") from None
-                return found or summary
+        except ResourceExistsError:
+            found = self.summary(name)
+            if found is None:
+                raise TryAgain(f"{name} was there when it was written and is gone now") from None
+            return found or summary
         return summary
 
     def summary(self, name: str) -> JsonDict | None:
         """The summary of a blob, or None when there is no such blob."""
+        metadata = self._look(name)
+        return None if metadata is None else self._summary(metadata)
+
+    def exists(self, name: str) -> bool:
+        """Whether the blob is there."""
+        return self._look(name) is not None
+
+    def _look(self, name: str) -> Mapping[str, str] | None:
+        """The metadata of a blob, or None when there is no such blob: one request."""
         from azure.core.exceptions import ResourceNotFoundError
 
-        with storage_errors(f"look at {name}"):
-            try:
-                metadata = self._container.get_blob_client(name).get_blob_properties().metadata
-            except ResourceNotFoundError as error:
-                let_go(error)
-                return None
-        return self._summary(metadata)
+        try:
+            with storage_errors(f"look at {name}"):
+                return self._container.get_blob_client(name).get_blob_properties().metadata
+        except ResourceNotFoundError:
+            return None
 
     def _metadata(self, name: str, summary: JsonDict) -> dict[str, str]:
         """The summary as metadata; one that is too large is written beside the blob first, under a name of its content: two copies do not mix."""
@@ -254,27 +249,22 @@ class Staging:
         """The blob's content, or None when there is no such blob."""
         from azure.core.exceptions import ResourceNotFoundError
 
-        with storage_errors(f"read {name}"):
-            try:
+        try:
+            with storage_errors(f"read {name}"):
                 return self._container.download_blob(name).readall()
-            except ResourceNotFoundError as error:
-                let_go(error)
-                return None
+        except ResourceNotFoundError:
+            return None
 
     def find_json(self, name: str) -> JsonDict | None:
         """The blob's content as JSON, or None when there is no such blob."""
         content = self.find(name)
         return None if content is None else json.loads(content)
 
-    def exists(self, name: str) -> bool:
-        """Whether the blob is there."""
-        return self.summary(name) is not None
-
     def delete(self, name: str) -> None:
         """Remove a blob; one that is not there is no trouble."""
         from azure.core.exceptions import ResourceNotFoundError
 
-        with storage_errors(f"delete {name}"), suppress(ResourceNotFoundError):
+        with suppress(ResourceNotFoundError), storage_errors(f"delete {name}"):
             self._container.delete_blob(name)
 
     def put_json(self, name: str, value: JsonDict, summary: JsonDict) -> None:
@@ -292,27 +282,25 @@ class Staging:
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
         blob = self._container.get_blob_client(name)
-        with storage_errors(f"replace {name}"):
-            current: JsonDict | None = None
-            condition: dict[str, Any] = {"overwrite": False}
-            try:
-                download = blob.download_blob()
-                condition = {
-                    "overwrite": True,
-                    "etag": download.properties.etag,
-                    "match_condition": MatchConditions.IfNotModified,
-                }
-                current = json.loads(download.readall())
-            except ResourceNotFoundError as error:
-                let_go(error)
-            wanted = change(current)
-            if wanted is None:
-                return current
-            try:
+        current: JsonDict | None = None
+        condition: dict[str, Any] = {"overwrite": False}
+        with suppress(ResourceNotFoundError), storage_errors(f"replace {name}"):
+            download = blob.download_blob()
+            condition = {
+                "overwrite": True,
+                "etag": download.properties.etag,
+                "match_condition": MatchConditions.IfNotModified,
+            }
+            current = json.loads(download.readall())
+        wanted = change(current)
+        if wanted is None:
+            return current
+        try:
+            with storage_errors(f"replace {name}"):
                 blob.upload_blob(json.dumps(wanted, indent=1).encode(), **condition)
-            except (ResourceExistsError, ResourceModifiedError) as error:
-                raise TryAgain(f"{name} was replaced by another run meanwhile") from error
-            return wanted
+        except (ResourceExistsError, ResourceModifiedError) as error:
+            raise TryAgain(f"{name} was replaced by another run meanwhile") from error
+        return wanted
 
     def append(self, name: str, lines: list[JsonDict]) -> None:
         """Append JSON lines to a log blob, creating it when it is not there; one append is atomic."""
@@ -320,13 +308,13 @@ class Staging:
 
         blob = self._container.get_blob_client(name)
         content = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
-        with storage_errors(f"append to {name}"):
-            try:
+        try:
+            with storage_errors(f"append to {name}"):
                 blob.append_block(content)
-            except ResourceNotFoundError as error:
-                let_go(error)
-                with suppress(ResourceExistsError):
-                    blob.create_append_blob(if_none_match="*")
+        except ResourceNotFoundError:
+            with suppress(ResourceExistsError), storage_errors(f"create {name}"):
+                blob.create_append_blob(if_none_match="*")
+            with storage_errors(f"append to {name}"):
                 blob.append_block(content)
 
     def log(self, name: str) -> list[JsonDict]:

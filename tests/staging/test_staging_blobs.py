@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -77,6 +81,16 @@ def test_a_summary_of_any_size_comes_back(staging: Staging, summary: dict[str, A
     staging.append("log", [{"n": 1}])
     staging.describe("log", summary)
     assert staging.summary("log") == summary
+
+
+def test_whether_a_blob_is_there_is_one_request(staging: Staging) -> None:
+    """A summary beside it is not asked for: it may be gone, and the blob is there."""
+    staging.create("a", b"one", {"long": "x" * 9_000})
+    for beside in [blob.name for blob in staging.list("a.")]:
+        staging.delete(beside)
+    assert staging.exists("a")
+    with pytest.raises(Stop):
+        staging.summary("a")
 
 
 def test_large_summaries_of_writers_at_once_do_not_mix(staging: Staging) -> None:
@@ -243,6 +257,57 @@ def test_a_key_that_is_not_accepted_stops_with_the_role(verb: str, azurite: Azur
         verbs = {**READS, "ensure": lambda staging: staging.ensure()}
         with pytest.raises(Stop, match="Storage Blob Data Contributor"):
             verbs[verb](Staging(container))
+
+
+class _Segment:
+    """What a caller has in hand, to be seen going."""
+
+
+def is_left(work: Callable[[], object]) -> bool:
+    """Whether something that the caller of `work` had in hand is still there when the caller has ended, as long as the garbage collector does not come by."""
+    held: list[weakref.ref[_Segment]] = []
+
+    def call() -> None:
+        segment = _Segment()
+        held.append(weakref.ref(segment))
+        with suppress(CaasmError):
+            work()
+
+    gc.collect()
+    gc.disable()
+    try:
+        call()
+        return held[0]() is not None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("verb", [*READS, "ensure", "delete", "replaced meanwhile"])
+def test_what_the_sdk_raised_and_was_answered_holds_nobody_s_segment(verb: str, staging: Staging) -> None:
+    """A blob that is not there, one that is, one that somebody else replaced."""
+    if verb in {"create", "replaced meanwhile"}:
+        staging.put_json("a", {}, {})
+
+    def late(_: Any) -> dict[str, int]:
+        staging.put_json("a", {"by": 2}, {})
+        return {"by": 1}
+
+    verbs = {
+        **READS,
+        "ensure": lambda staging: staging.ensure(),
+        "delete": lambda staging: staging.delete("a"),
+        "replaced meanwhile": lambda staging: staging.swap_json("a", late),
+    }
+    assert not is_left(lambda: verbs[verb](staging))
+
+
+@pytest.mark.parametrize("verb", READS)
+def test_an_error_of_storage_holds_nobody_s_segment(verb: str, blob_service: BlobServiceClient) -> None:
+    """Many activities may wait for storage that is out, or for a container that is gone."""
+    account = "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:9/a;"
+    with ContainerClient.from_connection_string(account, "c", retry_total=0) as out:
+        assert not is_left(lambda: READS[verb](Staging(out)))
+    assert not is_left(lambda: READS[verb](Staging(blob_service.get_container_client("nobody-made-this"))))
 
 
 @pytest.mark.parametrize(
