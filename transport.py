@@ -1,7 +1,8 @@
 """The HTTP transport of Azure's clients: the SDK's own, with a session that does nothing for a request that the SDK has not asked for.
 
-Invariant: what goes over the wire, and which exceptions come back, are those of the SDK's transport; where a proxy or a certificate file is configured in the
-environment, and the other end is not on this machine, it is that transport itself.
+Invariant: method, address, body and headers are those that the SDK gives, and the answers and exceptions that come back are those of its transport, for any
+number of threads at once. What requests adds by itself is left out: headers of its own (Accept-Encoding, Accept), cookies of earlier answers, a login from .netrc.
+Where a proxy or a certificate file is configured in the environment, and the other end is not on this machine, it is the SDK's transport itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from urllib.request import getproxies
 import requests
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
-from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from urllib3.util import Retry
 
@@ -39,7 +39,6 @@ def transport(environment: Mapping[str, str], *, local: bool) -> RequestsTranspo
     if configured and not local:
         return RequestsTransport(connection_data_block_size=BLOCK_BYTES, **TIMES)
     session = _Session()
-    session.trust_env = False
     for scheme in ("http://", "https://"):
         session.mount(
             scheme,
@@ -54,18 +53,22 @@ class _Session(requests.Session):
     """Sends what it is given, through requests' own adapter."""
 
     def request(self, method: str | bytes, url: str | bytes, *_: Any, **given: Any) -> requests.Response:
-        """One request as the SDK's transport gives it, one answer; its body is read unless it is to be streamed."""
+        """One request as the SDK's transport gives it, one answer, which may be a redirect; its body is read unless it is to be streamed.
+
+        A body without a length, an iterator, goes out in chunks. There are no forms and no files: the SDK makes bodies of them, or has none.
+        """
         address = str(url)
-        data = given.get("data")
-        body = data if data is None or isinstance(data, bytes | str) else data.read()
+        body: Any = given.get("data")
+        if hasattr(body, "read"):
+            body = body.read()
+        if isinstance(body, str):
+            body = body.encode()
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url, prepared.body = str(method), address, body
         prepared.headers = CaseInsensitiveDict(given["headers"])
-        prepared.hooks = {"response": []}
-        # The adapter looks into the jar when an answer sets a cookie; requests has no other way to give one.
-        prepared._cookies = RequestsCookieJar()  # noqa: SLF001
-        if body is not None:
-            prepared.headers.setdefault("Content-Length", str(len(body)))
+        if isinstance(body, bytes):
+            # As requests does: the SDK counts a text's characters.
+            prepared.headers["Content-Length"] = str(len(body))
         answer = self.get_adapter(address).send(
             prepared,
             stream=True,

@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.core.exceptions import AzureError
+import requests
+from azure.core.exceptions import AzureError, ServiceRequestError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from transport import CERTIFICATES, transport
+from transport import BLOCK_BYTES, CERTIFICATES, transport
 
 SEEN: list[tuple[str, str, dict[str, str], bytes]] = []
+
+LARGE = bytes(range(256)) * 4096 * 3
 
 
 class _Server(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         SEEN.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         if self.path == "/hang":
             self.rfile.read()
@@ -35,11 +57,14 @@ class _Server(BaseHTTPRequestHandler):
             self.wfile.write(b"12345")
             self.close_connection = True
             return
-        self.send_response(404 if self.path == "/absent" else 200)
+        said = {"/echo": body, "/large": LARGE}.get(self.path, b"yes")
+        self.send_response({"/absent": 404, "/moved": 307}.get(self.path, 200))
         self.send_header("Set-Cookie", "a=b")
-        self.send_header("Content-Length", "3")
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", str(len(said)))
         self.end_headers()
-        self.wfile.write(b"yes")
+        self.wfile.write(said)
+        self.close_connection = self.path == "/last"
 
     do_GET = do_PUT = do_POST = _answer  # noqa: N815 - http.server's names
 
@@ -47,15 +72,38 @@ class _Server(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A server that answers, does not, or breaks off."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    server.daemon_threads = True
+class _Threads(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Server)
+        self.closed = threading.Semaphore(0)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Say that a connection is closed."""
+        super().shutdown_request(request)
+        self.closed.release()
+
+
+@contextmanager
+def served(certificate: Path | None = None) -> Iterator[_Threads]:
+    """A server that answers, does not, or breaks off; over TLS if it has a certificate."""
+    server = _Threads()
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where a server is."""
+    with served() as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.fixture(params=["ours", "the SDK's"])
@@ -78,10 +126,14 @@ def test_ours_is_not_the_sdks_session() -> None:
         assert type(ours.session) is not type(theirs.session)
 
 
-@pytest.mark.parametrize("kind", [bytes, io.BytesIO, None], ids=["bytes", "stream", "nothing"])
-def test_a_body_arrives_whole_with_its_length_and_headers(url: str, sends: Any, kind: Any) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [bytes, io.BytesIO, bytes.decode, lambda sent: iter([sent[:3], sent[3:]]), None],
+    ids=["bytes", "stream", "text", "parts", "nothing"],
+)
+def test_a_body_arrives_whole_with_its_headers(url: str, sends: Any, kind: Callable[[bytes], Any] | None) -> None:
     """And the answer is read; one that sets a cookie does no harm."""
-    for sent in (b"x" * 100_000, b"y"):
+    for sent in (b"x" * 100_000, "naïve".encode()):
         SEEN.clear()
         headers = {"x-ms-version": "1", "Content-Type": "application/json"}
         content = kind(sent) if kind else None
@@ -97,6 +149,90 @@ def test_a_status_is_an_answer(url: str, sends: Any) -> None:
     assert sends.send(HttpRequest("GET", f"{url}/absent")).status_code == 404
 
 
+def test_a_redirect_is_an_answer_too(url: str, sends: Any) -> None:
+    """Whether it is followed, and with which headers, is for the client's policies."""
+    SEEN.clear()
+    answer = sends.send(HttpRequest("GET", f"{url}/moved"))
+    assert (answer.status_code, answer.headers["Location"]) == (307, "/elsewhere")
+    assert [path for _, path, _, _ in SEEN] == ["/moved"]
+
+
+def test_nothing_is_added_to_a_request_but_what_http_needs(url: str) -> None:
+    """No cookie of an earlier answer, nothing that requests would have liked to say."""
+    with transport({}, local=True) as ours:
+        for _ in range(2):
+            SEEN.clear()
+            ours.send(HttpRequest("POST", url, headers={"x-ms-version": "1", "User-Agent": "u"}, content=b"x"))
+            assert {**SEEN[0][2], "host": ""} == {
+                "host": "",
+                "x-ms-version": "1",
+                "user-agent": "u",
+                "content-length": "1",
+                "accept-encoding": "identity",
+            }
+
+
+def test_a_body_comes_in_blocks_when_it_is_asked_for(url: str, sends: Any) -> None:
+    """As downloads of blobs do."""
+    answer = sends.send(HttpRequest("GET", f"{url}/large"), stream=True)
+    assert not answer.is_stream_consumed
+    assert b"".join(answer.iter_bytes()) == LARGE
+
+
+def test_a_download_takes_few_blocks(url: str) -> None:
+    """Where the SDK would read 4 KB at a time."""
+    with transport({}, local=True) as ours:
+        blocks = list(ours.send(HttpRequest("GET", f"{url}/large"), stream=True).iter_bytes())
+    assert [len(block) for block in blocks] == [BLOCK_BYTES] * 3
+
+
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(sends: Any) -> None:
+    """A server, or a gateway before it, need not say that an answer was the last one."""
+    with served() as server:
+        for _ in range(3):
+            assert sends.send(HttpRequest("GET", f"http://127.0.0.1:{server.server_port}/last")).status_code == 200
+            assert server.closed.acquire(timeout=10)
+
+
+def test_threads_that_share_a_transport_get_each_its_own_answer(url: str, sends: Any) -> None:
+    """The activities of a worker have one client."""
+
+    def ask(n: int) -> bool:
+        sent = b"%d" % n * 5_000
+        return bool(sends.send(HttpRequest("POST", f"{url}/echo", content=sent)).content == sent)
+
+    with ThreadPoolExecutor(12) as threads:
+        assert list(threads.map(ask, range(96))) == [True] * 96
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 that nobody has signed, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    signed = made.add_extension(names, critical=True).sign(key, hashes.SHA256())
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    plain = serialization.NoEncryption()
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, sends: Any) -> None:
+    """Unless the client was told to accept it."""
+    SEEN.clear()
+    with served(certificate) as server:
+        request = HttpRequest("GET", f"https://127.0.0.1:{server.server_port}/")
+        with pytest.raises(ServiceRequestError, match="CERTIFICATE_VERIFY_FAILED"):
+            sends.send(request)
+        assert SEEN == []
+        assert sends.send(request, connection_verify=str(certificate)).content == b"yes"
+
+
 @pytest.mark.parametrize("where", ["/hang", "/break", "nobody"])
 def test_what_goes_wrong_is_the_sdks_exception(url: str, where: str) -> None:
     """No answer in time, one that breaks off, nobody there: as the SDK's own transport says it."""
@@ -110,7 +246,7 @@ def test_what_goes_wrong_is_the_sdks_exception(url: str, where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "local", "looks"),
+    ("variables", "local", "sdks"),
     [
         ({"HTTPS_PROXY": "http://proxy.invalid:8080"}, False, True),
         ({"HTTPS_PROXY": "http://proxy.invalid:8080"}, True, False),
@@ -120,7 +256,7 @@ def test_what_goes_wrong_is_the_sdks_exception(url: str, where: str) -> None:
     ],
 )
 def test_a_proxy_or_certificates_of_the_environment_are_the_sdks_business(
-    variables: dict[str, str], local: bool, looks: bool, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], local: bool, sdks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody's requests go around the proxy that was set for them; to this machine there is none."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -129,4 +265,4 @@ def test_a_proxy_or_certificates_of_the_environment_are_the_sdks_business(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with transport(variables, local=local) as made:
-        assert made.session.trust_env is looks
+        assert (type(made.session) is requests.Session) is sdks
