@@ -8,7 +8,7 @@ last-seen moving is no change. It is, modulo 2^64, the sum of
 2. per column with a value, a number of the column's own times one more than what the value is as a number: a text its length in bytes, so that no
    text passes for a part of its neighbour; a list its elements as well; a time its microseconds, a real its millionths, a truth 1 or 0.
 
-So a row's texts are touched once, and no Python object is made for a row but its digests.
+So a row's texts are touched once, and never made into Python's: of a row there are views of the bytes where they lie, and digests.
 """
 
 from __future__ import annotations
