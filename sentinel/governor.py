@@ -2,7 +2,7 @@
 
 Invariant: over any span of time t no more than rate * (t + burst) is granted of either, in the order of asking; after `pause` nothing is granted until it is
 over, what was granted and not yet used is void, and the bucket begins again empty, so that the senders do not come back all at once.
-The rates are the service's limits a minute (12,000 requests, 2 GB; reference/sentinel.md §1.2) times this instance's share and `MARGIN`.
+The rates are the service's limits a minute (12,000 requests, 2 GB: Azure Monitor limits, Logs Ingestion API) times this instance's share and `MARGIN`.
 """
 
 from __future__ import annotations

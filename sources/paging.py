@@ -1,7 +1,7 @@
 """The paging kinds: page number, offset with a total, export job with a growing list of chunks; pages that overlap are in sources/overlapping.py.
 
 Invariant: pure functions; a cursor is a small JSON value that says all that is needed to go on, and no kind believes what real products were seen
-to break: the page size that was asked for, the total, a short page as an end, a page parameter that is honoured (reference/sources.md §9).
+to break: the page size that was asked for, the total, a short page as an end, a page parameter that is honoured.
 """
 
 from __future__ import annotations

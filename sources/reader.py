@@ -26,7 +26,7 @@ from sources.model import Done, Fetch, Parsed, Request, Source, Stream, Unreadab
 RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 WAIT_HEADERS: Final = ("Retry-After", "X-RateLimit-ToWait-Sec", "RateLimit-Reset")
-"""Headers in which products were seen to say for how long to wait: seconds, a date, or a Unix time (reference/sources.md §4.3)."""
+"""Headers in which products say for how long to wait (Qualys in the second, JupiterOne in the third): seconds, a date, or a Unix time."""
 
 LONGEST_ASKED_WAIT_S: Final = 86_400.0
 """No header makes a run wait longer, nor for ever."""

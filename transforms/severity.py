@@ -1,7 +1,7 @@
 """Severity profiles: what a product's labels and numbers mean on the common five levels, as data, and the expressions that read them.
 
 Invariant: label first, then the product's own number scale, then CVSS bands; what none of them can read is Unknown, never a level by default, and
-the original text is always kept. The same number or word means opposite things in different products (reference/data.md §5), so a
+the original text is always kept. The same number or word means opposite things in different products, so a
 profile belongs to one product. CVSS bands: FIRST, CVSS v3.1 specification, §5 (qualitative severity rating scale).
 """
 
