@@ -48,17 +48,23 @@ class Watch:
         return (many - few) / (end - begin)
 
 
-def test_a_run_sits_at_the_quota_without_a_storm_of_429(stack_of: Callable[..., Any]) -> None:
-    """Four streams at once, all through one DCR: at least 90 % of what it allows, and hardly a request refused."""
-    runs = stack_of(
-        "--assets", str(ASSETS), "--findings", str(ASSETS), UPLOAD_BODY_LIMIT_BYTES="8192", DCR_REQUESTS_PER_MINUTE=str(PER_MINUTE)
-    )  # fmt: skip
+def watched_load(runs: Any) -> tuple[Any, Watch]:
+    """A load under the quota, and what the emulator saw of it."""
     runs.stack.call(
         "POST", f"{runs.stack.urls['sentinel']}/_control/quota", {"requests_per_minute": PER_MINUTE, "window_s": 20}
     )
     with Watch(lambda: runs.stats("sentinel")) as watch:
         outcome = runs.load("cycognito")
     assert outcome.status == "complete", outcome.reasons
+    return outcome, watch
+
+
+def test_a_run_sits_at_the_quota_without_a_storm_of_429(stack_of: Callable[..., Any]) -> None:
+    """Four streams at once, all through one DCR: at least 90 % of what it allows, and hardly a request refused."""
+    runs = stack_of(
+        "--assets", str(ASSETS), "--findings", str(ASSETS), UPLOAD_BODY_LIMIT_BYTES="8192", DCR_REQUESTS_PER_MINUTE=str(PER_MINUTE)
+    )  # fmt: skip
+    _, watch = watched_load(runs)
     stats = runs.stats("sentinel")
     assert stats["accepted_requests"] > 300
     assert stats["statuses"].get("429", 0) <= 8
@@ -70,12 +76,7 @@ def test_two_dcrs_share_the_load_and_carry_twice_as_much(stack_of: Callable[...,
     runs = stack_of(
         "--assets", str(ASSETS), "--findings", str(ASSETS), UPLOAD_BODY_LIMIT_BYTES="8192", DCR_REQUESTS_PER_MINUTE=str(PER_MINUTE), dcr="dcr-a,dcr-b"
     )  # fmt: skip
-    runs.stack.call(
-        "POST", f"{runs.stack.urls['sentinel']}/_control/quota", {"requests_per_minute": PER_MINUTE, "window_s": 20}
-    )
-    with Watch(lambda: runs.stats("sentinel")) as watch:
-        outcome = runs.load("cycognito")
-    assert outcome.status == "complete", outcome.reasons
+    outcome, watch = watched_load(runs)
     ids = runs.ids(outcome.run_id, "CAASM_Assets_CL")
     assert len(set(ids)) == len(ids) == ASSETS
     stats = runs.stats("sentinel")

@@ -95,6 +95,17 @@ def walk(
     raise AssertionError("the source is never ready")
 
 
+def all_of(reader: Reader, stream: Stream, cursors: list[JsonDict]) -> list[bytes]:
+    """The records of all lanes, each of which has ended without a complaint."""
+    found: list[bytes] = []
+    for cursor in cursors:
+        records, _, ended = walk(reader, stream, cursor)
+        assert ended is not None
+        assert ended.problem == ""
+        found += records
+    return found
+
+
 @pytest.fixture
 def product(simulate: Callable[[Simulator], str]) -> tuple[Simulator, str]:
     """A simulator of the inventory, and its URL."""
@@ -122,13 +133,7 @@ def test_every_record_comes_exactly_once(
         asked = sized(stream, size)
         cursors, total = begin(reader, asked, lanes)
         assert total in {None, len(expected)}
-        found: list[bytes] = []
-        for cursor in cursors:
-            records, _, ended = walk(reader, asked, cursor)
-            assert ended is not None
-            assert ended.problem == ""
-            found += records
-        assert sorted(found) == expected, f"size {size}, cap {cap}, {len(cursors)} lanes"
+        assert sorted(all_of(reader, asked, cursors)) == expected, f"size {size}, cap {cap}, {len(cursors)} lanes"
         repeated = {key: n for pages in simulator.stats.pages.values() for key, n in pages.items() if n > 1}
         if isinstance(stream.paging, ExportJob):
             assert not repeated, "a chunk was fetched twice"
@@ -167,13 +172,7 @@ def test_faults_that_pass_lose_and_repeat_nothing(
     simulator.set_faults(Faults(seed=4, rate=0.4, kinds=kinds))
     reader = reader_of(source, url, attempts=12, unreadable_attempts=8, first_wait_s=0.001)
     expected = truth(source.name, stream.name)
-    found: list[bytes] = []
-    for cursor in cursors:
-        records, _, ended = walk(reader, asked, cursor)
-        assert ended is not None
-        assert ended.problem == ""
-        found += records
-    assert sorted(found) == sorted(expected)
+    assert sorted(all_of(reader, asked, cursors)) == sorted(expected)
     assert sum(n for status, n in simulator.stats.statuses.items() if status != "200") > 1
 
 

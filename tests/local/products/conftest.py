@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
-from aiohttp import web
 
-from local.products.server import make_app
 from local.products.simulator import Simulator
 
 RECORDINGS = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
@@ -95,34 +91,10 @@ class Client:
 
 
 @pytest.fixture
-def serve() -> Iterator[Any]:
+def serve(simulate: Callable[[Simulator], str]) -> Iterator[Callable[[Simulator], Client]]:
     """A function that runs a Simulator on a free port and gives a Client of it."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    runners: list[web.AppRunner] = []
-    pools: list[urllib3.PoolManager] = []
-
-    async def start(simulator: Simulator) -> str:
-        runner = web.AppRunner(make_app(simulator), access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        runners.append(runner)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-    def run(simulator: Simulator) -> Client:
-        url = asyncio.run_coroutine_threadsafe(start(simulator), loop).result(10)
-        pools.append(urllib3.PoolManager())
-        return Client(url, pools[-1])
-
-    yield run
-    for pool in pools:
-        pool.clear()
-    for runner in runners:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
+    with urllib3.PoolManager() as pool:
+        yield lambda simulator: Client(simulate(simulator), pool)
 
 
 @pytest.fixture(scope="session")
