@@ -235,8 +235,10 @@ class Reader:
     def _content(self, answer: urllib3.BaseHTTPResponse, request: Request) -> bytes:
         limit = self.patience.page_limit_bytes
         length = answer.headers.get("Content-Length", "")
-        # What says how long it is, and is that long, is read in one go: in a third of the time. A compressed body does not say what becomes of it.
-        known = length.isdecimal() and int(length) <= limit and not answer.headers.get("Content-Encoding")
+        # What says how long it is, and is that long, is read in one go: in a third of the time. A compressed body does not say what becomes of it, and
+        # one in chunks is as long as they are, whatever it says.
+        other = answer.headers.get("Content-Encoding") or answer.headers.get("Transfer-Encoding")
+        known = length.isdecimal() and int(length) <= limit and not other
         try:
             content = answer.read(None if known else limit + 1, decode_content=True)
         except BaseException:

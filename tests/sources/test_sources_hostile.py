@@ -253,15 +253,20 @@ def test_a_redirect_is_not_followed_and_nothing_is_sent_there(walked: Any, liste
 
 
 def test_an_answer_over_the_limit_is_refused_without_being_read_whole(listen: Any, reader_of: Any, reply: Any) -> None:
-    """Plain or compressed: a page that would fill the memory is Stop, with what to do."""
+    """Plain, compressed, or in chunks behind a length that does not hold: a page that would fill the memory is Stop, with what to do."""
     big = b"[" + b" " * 3_000_000 + b"]"
-    bodies = {"/plain": reply(big), "/gzip": reply(gzip.compress(big), headers={"Content-Encoding": "gzip"})}
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(big), big)
+    bodies = {
+        "/plain": reply(big),
+        "/gzip": reply(gzip.compress(big), headers={"Content-Encoding": "gzip"}),
+        "/chunks": reply(chunks, headers={"Content-Length": "5", "Transfer-Encoding": "chunked"}, sent=2_000_000),
+    }
     server = listen(lambda asked: bodies[asked.path])
     for path in bodies:
         reader = reader_of(declared(NUMBERS), server.url, secrets={"api_key": SECRET}, page_limit_bytes=1_000_000)
         with pytest.raises(Stop, match="more than 1000000 bytes: lower the source's page size"):
             list(reader.walk(Stream("records", "CAASM_Assets_CL", PageNumber(path, 5)), {"page": 0, "step": 1}))
-    assert len(server.asked) == 2
+    assert len(server.asked) == len(bodies)
 
 
 def test_gzip_answers_are_read_up_to_the_limit(walked: Any, reply: Any) -> None:
