@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Self
 
 SCHEMA_VERSION: Final = 1
 
@@ -27,7 +27,6 @@ DIFF: Final = "diff"
 CLOSE_RUN: Final = "close_run"
 ACTIVITIES: Final = (OPEN_RUN, EXPORT, TRANSFORM, UPLOAD, DIFF, CLOSE_RUN)
 
-Mode = Literal["full", "delta"]
 MODES: Final = ("full", "delta")
 
 JsonDict = dict[str, Any]
