@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -182,24 +183,13 @@ def test_a_crash_leaves_only_the_unsettled_in_doubt() -> None:
     assert repeated == set(range(20)) - set(numbers(world.lines, world.chunks[0]))
 
 
-def test_what_one_copy_leaves_in_doubt_and_another_settles_is_possibly_repeated() -> None:
-    """The later copy's answer is lost and it gives up, the earlier one, which knows of nothing, sends the same rows: they are there twice."""
+@pytest.mark.parametrize("end", [("lost after", "give up"), ("send", "crash")], ids=["in doubt", "without a word"])
+def test_what_one_copy_may_have_sent_and_another_settles_is_possibly_repeated(end: tuple[str, str]) -> None:
+    """The later copy's answer is lost and it gives up, or it crashes; the earlier one, which knows of nothing, sends the same rows: they are there twice."""
     world = World(4, set())
     first, second = Copy("a", world), Copy("b", world)
-    second.step("lost after")
-    second.step("give up")
-    while not first.ended:
-        first.step("send")
-    assert set(world.stored.values()) == {2}
-    check_end(world)
-
-
-def test_what_a_crashed_copy_may_have_sent_and_another_settles_is_possibly_repeated() -> None:
-    """As above, but the later copy just ends without a word."""
-    world = World(4, set())
-    first, second = Copy("a", world), Copy("b", world)
-    second.step("send")
-    second.step("crash")
+    for what in end:
+        second.step(what)
     while not first.ended:
         first.step("send")
     assert set(world.stored.values()) == {2}
