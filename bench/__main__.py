@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         help="loads of assets and findings alone (the setting <SOURCE>_RELATIONS is false)",
     )
     parser.add_argument(
+        "--dcrs", type=int, default=load.DCRS, metavar="N", help="rules that share a load, each with its own quota"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=results.FILE,
@@ -62,7 +65,7 @@ def _measured(options: argparse.Namespace) -> Iterator[results.JsonDict]:
         for source in options.source:
             for size in options.sizes:
                 relations = not options.without_relations
-                yield {"end_to_end": [load.measure(source, size, _say, relations=relations)]}
+                yield {"end_to_end": [load.measure(source, size, _say, relations=relations, dcrs=options.dcrs)]}
     if "stages" in options.parts:
         for source in options.source:
             yield {"stages": stages.measure(source, min(STAGES_ASSETS, max(options.sizes)), _say)}

@@ -68,7 +68,7 @@ def stage(connection: str, run_id: str, first: int, last: int, key_bytes: int) -
     """Stage the keys `first` to `last` as transforms would: segments of key, part and hash; a run's hashes differ from the base's for some."""
     import polars as pl
 
-    from activities.transform import frame_bytes
+    from activities import parquet
     from staging import Names
 
     staging = _staging(connection)
@@ -80,7 +80,7 @@ def stage(connection: str, run_id: str, first: int, last: int, key_bytes: int) -
         text = ids.hash(2).cast(pl.String).str.zfill(20) + ids.cast(pl.String)
         key = f"{SOURCE}:" + text.str.zfill(max(1, key_bytes - len(SOURCE) - 1))
         frame = pl.DataFrame({"key": key, "part": ids.hash(3), "hash": ids.hash(4) + moved.cast(pl.UInt64)})
-        staging.create(names.keys(STREAM, 0, segment), frame_bytes(frame), {})
+        staging.create(names.keys(STREAM, 0, segment), parquet.of_frame(frame), {})
     return {}
 
 

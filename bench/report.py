@@ -73,7 +73,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _loads(results: JsonDict) -> str:
     head = (
         "full load", "assets = findings", "records", "source MB", "MB/s", "records/s", "CPU s", "MB per CPU s",
-        "sent MB/s", "requests", "full", "peak MB", "engine", "events",
+        "sent MB/s", "of a DCR's quota", "requests", "full", "peak MB", "engine", "events",
     )  # fmt: skip
     rows = [
         (
@@ -86,6 +86,7 @@ def _loads(results: JsonDict) -> str:
             f"{line['app_cpu_s']:,.1f}",
             f"**{line['source_mb_per_app_cpu_s']:.1f}**",
             f"{line['json_mb_per_s']:.1f}",
+            f"{line['of_dcr_quota']:.0%}",
             f"{line['requests']:,}",
             f"{line['fill']:.1%}",
             f"{line['peak_memory_mb']:,.0f}",
@@ -96,7 +97,8 @@ def _loads(results: JsonDict) -> str:
     ]
     note = (
         "MB are of the records' own JSON, a million bytes each; *full*: of the limit of a request; *engine*: the share of CPU that replays orchestrators, passes "
-        "messages and serves HTTP; *events*: the longest history of any instance."
+        "messages and serves HTTP; *events*: the longest history of any instance. "
+        f"The rows went through {results['end_to_end'][-1]['dcrs']} DCRs: through one, no load is faster than its quota of 2 GB a minute, 33.3 sent MB/s."
     )
     return f"{_table(head, rows)}\n\n{note}"
 
