@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -235,6 +236,7 @@ class ExportJob:
     """An export job: create it (or adopt the one that runs), poll its growing list of chunks, fetch each chunk once.
 
     `since_filter`: the filter that takes a Unix time in seconds, for deltas. Chunks done are kept as ranges, so that a cursor stays small.
+    `size_key`: the member of `body` that says how large a chunk is, from `sizes[0]` to `sizes[1]` of whatever the product counts.
     """
 
     path: str
@@ -242,6 +244,8 @@ class ExportJob:
     filters: Mapping[str, object] = field(default_factory=dict)
     since_filter: str | None = None
     poll_s: float = 2.0
+    size_key: str = ""
+    sizes: tuple[int, int] = (1, sys.maxsize)
     id_key: str = "export_uuid"
     adopt_key: str = "active_job_id"
     stability: str = "snapshot"
@@ -304,9 +308,10 @@ class ExportJob:
         """Chunks do not depend on each other."""
         return None if fetch.page is None else self._did(cursor, fetch.page)
 
-    def sized(self, records: int) -> ExportJob:  # noqa: ARG002 - the protocol's
-        """Chunks are counted in assets, not in records."""
-        return self
+    def sized(self, records: int) -> ExportJob:
+        """With chunks of so many of what the product counts, as near as it allows; for findings that may be assets."""
+        smallest, largest = self.sizes
+        return replace(self, body={**self.body, self.size_key: min(largest, max(smallest, records))})
 
     def close(self, cursor: JsonDict) -> Request | None:
         """Cancel the job, so that the product's limit of running exports is not used up."""
@@ -316,8 +321,9 @@ class ExportJob:
 
     @staticmethod
     def _did(cursor: JsonDict, chunk: int) -> JsonDict:
-        todo = [other for other in cursor["todo"] if other != chunk]
-        return {**cursor, "todo": todo, "done": joined(cursor.get("done", []), chunk), "polled": False}
+        # It is the first: of tens of thousands of chunks, each is looked for among all that are left.
+        assert cursor["todo"][0] == chunk
+        return {**cursor, "todo": cursor["todo"][1:], "done": joined(cursor.get("done", []), chunk), "polled": False}
 
 
 def resting(cursor: JsonDict) -> JsonDict:

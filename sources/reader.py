@@ -167,6 +167,8 @@ class Reader:
             cursor, first_contact = parsed.cursor, False
             if step.page is not None:
                 yield Page(step.page, parsed.records, cursor, parsed.total)
+            # Or two pages would be held while the next one comes.
+            del parsed
 
     def close(self, stream: Stream, cursor: JsonDict) -> None:
         """Tell the product that the lane stops here, if the paging has a request for that; a product that refuses does no harm."""
@@ -246,7 +248,9 @@ class Reader:
             raise
         if len(content) > limit:
             answer.close()
-            raise Stop(f"{request.path} answered with more than {limit} bytes", "lower the source's page size")
+            raise Stop(
+                f"{request.path} answered with more than {limit} bytes", "set PAGE_RECORDS to ask for smaller pages"
+            )
         answer.release_conn()
         return content
 

@@ -11,7 +11,8 @@ from sources.model import Derived, Source, Stream
 from sources.paging import ExportJob
 
 ASSETS_PER_CHUNK = 1000
-ASSETS_PER_VULNERABILITY_CHUNK = 500
+ASSETS_PER_VULNERABILITY_CHUNK = 100
+"""The product's own 500 would be half a gigabyte where an asset has 200 findings, as scans with credentials give: more than a page may have, or memory takes."""
 
 SOURCE = Source(
     name="tenable",
@@ -24,7 +25,13 @@ SOURCE = Source(
         Stream(
             "assets",
             "CAASM_Assets_CL",
-            ExportJob("/assets/export", {"chunk_size": ASSETS_PER_CHUNK}, since_filter="updated_at"),
+            ExportJob(
+                "/assets/export",
+                {"chunk_size": ASSETS_PER_CHUNK},
+                since_filter="updated_at",
+                size_key="chunk_size",
+                sizes=(50, 10_000),
+            ),
             changed_since=True,
         ),
         Stream(
@@ -35,6 +42,8 @@ SOURCE = Source(
                 {"num_assets": ASSETS_PER_VULNERABILITY_CHUNK, "include_unlicensed": True},
                 filters={"state": ["open", "reopened", "fixed"]},
                 since_filter="since",
+                size_key="num_assets",
+                sizes=(50, 5_000),
             ),
             changed_since=True,
         ),

@@ -264,7 +264,7 @@ def test_an_answer_over_the_limit_is_refused_without_being_read_whole(listen: An
     server = listen(lambda asked: bodies[asked.path])
     for path in bodies:
         reader = reader_of(declared(NUMBERS), server.url, secrets={"api_key": SECRET}, page_limit_bytes=1_000_000)
-        with pytest.raises(Stop, match="more than 1000000 bytes: lower the source's page size"):
+        with pytest.raises(Stop, match="more than 1000000 bytes: set PAGE_RECORDS"):
             list(reader.walk(Stream("records", "CAASM_Assets_CL", PageNumber(path, 5)), {"page": 0, "step": 1}))
     assert len(server.asked) == len(bodies)
 

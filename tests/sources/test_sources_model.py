@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,3 +208,10 @@ def test_a_cursor_stays_small_after_a_thousand_chunks() -> None:
     assert len(json.dumps(resting(cursor))) < 200
     step = job.step(resting(cursor))
     assert step.request.path.endswith("/status"), "the rest of the list is asked for again"
+
+
+@pytest.mark.parametrize(("asked", "given"), [(16, 50), (50, 50), (700, 700), (9_000, 5_000)])
+def test_a_jobs_chunks_are_as_large_as_the_product_allows(asked: int, given: int) -> None:
+    """PAGE_RECORDS is the remedy for chunks that are too large; nothing else of the job changes."""
+    job = ExportJob("/export", {"num_assets": 100, "other": 1}, size_key="num_assets", sizes=(50, 5_000))
+    assert job.sized(asked) == replace(job, body={"num_assets": given, "other": 1})
