@@ -61,7 +61,7 @@ class Deps:
     destinations: tuple[Destination, ...]
     budgets: Budgets
     sending: Budget
-    desks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(2))
+    desks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     without_relations: frozenset[str] = frozenset()

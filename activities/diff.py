@@ -15,9 +15,9 @@ from typing import Final
 
 import polars as pl
 
+from activities import parquet
 from activities.deps import Deps, source_of
 from activities.index import NO_HASH, base_of, compact, doubted, within
-from activities.transform import frame_bytes
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
 from staging import Names, watermark_name
@@ -51,12 +51,12 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     table = BY_NAME[source_of(run.source).tables[request.stream]]
     rows = _tombstones(judged.tombstones, table, run, request.stream)
     deps.staging.create(
-        names.rows(request.stream, TOMBSTONE_LANE, request.part), frame_bytes(rows), {"tombstones": rows.height}
+        names.rows(request.stream, TOMBSTONE_LANE, request.part), parquet.of_frame(rows), {"tombstones": rows.height}
     )
     where = (request.stream, request.part)
-    deps.staging.create(names.verdicts(*where), frame_bytes(judged.verdicts), {"rows": judged.verdicts.height})
-    deps.staging.create(names.gone(*where), frame_bytes(judged.gone), {"keys": judged.gone.height})
-    written = deps.staging.create(names.index(*where), frame_bytes(judged.index), judged.result.to_wire())
+    deps.staging.create(names.verdicts(*where), parquet.of_frame(judged.verdicts), {"rows": judged.verdicts.height})
+    deps.staging.create(names.gone(*where), parquet.of_frame(judged.gone), {"keys": judged.gone.height})
+    written = deps.staging.create(names.index(*where), parquet.of_frame(judged.index), judged.result.to_wire())
     return DiffResult.from_wire(written)
 
 

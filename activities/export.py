@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 from array import array
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from activities import parquet
 from activities.deps import CancelWatch, Deps
 from contracts import Cancelled, ExportRequest, ExportResult, JsonDict, Run, Stop, TryAgain
 from sources.paging import resting, unasked
@@ -34,36 +35,17 @@ GROUP_BYTES, GROUP_RECORDS = 8 * 1024 * 1024, 10_000
 its frame); small records give more rows than bytes, the relations of a domain's ten times as many as they have."""
 
 
-class Blob:
-    """A Parquet blob in the making, a row group at a time: only what is compressed is held. LZ4: see docs/adr/0012-memory.md."""
-
-    def __init__(self, schema: pa.Schema, *, dictionary: bool = False) -> None:
-        self._sink = pa.BufferOutputStream()
-        self._writer = pq.ParquetWriter(
-            self._sink, schema, compression="lz4", use_dictionary=dictionary, write_statistics=False
-        )
-
-    def add(self, table: pa.Table) -> None:
-        """One more row group."""
-        self._writer.write_table(table)
-
-    def content(self) -> bytes:
-        """The whole of it; nothing can be added afterwards."""
-        self._writer.close()
-        content: bytes = self._sink.getvalue().to_pybytes()
-        return content
-
-
 @dataclass(slots=True)
 class _Segment:
     """What has been read so far; records are kept as Arrow arrays per page, not as Python objects, and as Parquet as soon as they fill a row group."""
 
     cursor: JsonDict
     pages: list[pa.RecordBatch] = field(default_factory=list)
-    blob: Blob = field(default_factory=lambda: Blob(RAW_SCHEMA))
+    blob: parquet.Blob = field(default_factory=lambda: parquet.Blob(RAW_SCHEMA))
     failed: list[Page] = field(default_factory=list)
     bytes: int = 0
-    pending: int = 0
+    pending_bytes: int = 0
+    pending_records: int = 0
     records: int = 0
     read: int = 0
     total: int | None = None
@@ -75,35 +57,45 @@ class _Segment:
         if page.problem:
             self.failed.append(page)
             return
-        if page.records:
-            batch, size = _batch(page.number, page.records)
+        for batch, size in _batches(page.number, page.records):
             self.pages.append(batch)
             self.records += batch.num_rows
             self.bytes += size
-            self.pending += size
-            if self.pending >= GROUP_BYTES or sum(page.num_rows for page in self.pages) >= GROUP_RECORDS:
+            self.pending_bytes += size
+            self.pending_records += batch.num_rows
+            if self.pending_bytes >= GROUP_BYTES or self.pending_records >= GROUP_RECORDS:
                 self._press()
 
     def _press(self) -> None:
         self.blob.add(pa.Table.from_batches(self.pages, RAW_SCHEMA))
         self.pages.clear()
-        self.pending = 0
+        self.pending_bytes = self.pending_records = 0
 
-    def finish(self) -> Blob:
+    def finish(self) -> parquet.Blob:
         """The blob, with all records in it."""
         if self.pages:
             self._press()
         return self.blob
 
 
-def _batch(number: int, records: Sequence[msgspec.Raw]) -> tuple[pa.RecordBatch, int]:
-    """A page's records as a batch, and their bytes."""
-    count = len(records)
+def _batches(number: int, records: Sequence[msgspec.Raw]) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """A page's records as batches, and their bytes: of a page that is larger than a row group, as many as fit into one."""
+    starts = array("i", itertools.accumulate(map(len, records), initial=0))
+    low = 0
+    while low < len(records):
+        high = max(low + 1, bisect_right(starts, starts[low] + GROUP_BYTES) - 1)
+        yield _batch(number, low, records[low:high], starts[low : high + 1])
+        low = high
+
+
+def _batch(number: int, first: int, records: Sequence[msgspec.Raw], starts: array[int]) -> tuple[pa.RecordBatch, int]:
     # The buffers of an Arrow array: the records one after the other, and where each begins. No object is made for a record.
     content = b"".join(records)
-    starts = array("i", itertools.accumulate(map(len, records), initial=0))
-    texts = pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(starts), pa.py_buffer(content)])
-    columns = [pa.repeat(pa.scalar(number, pa.int64()), count), pa.array(range(count), pa.int32()), texts]
+    if first:
+        starts = array("i", (start - starts[0] for start in starts))
+    texts = pa.Array.from_buffers(pa.binary(), len(records), [None, pa.py_buffer(starts), pa.py_buffer(content)])
+    ordinals = pa.array(range(first, first + len(records)), pa.int32())
+    columns = [pa.repeat(pa.scalar(number, pa.int64()), len(records)), ordinals, texts]
     return pa.RecordBatch.from_arrays(columns, schema=RAW_SCHEMA), len(content)
 
 
@@ -144,6 +136,8 @@ def _walk(request: ExportRequest, deps: Deps, segment: _Segment, name: str) -> E
                 watch.check()
                 if segment.bytes >= deps.budgets.segment_bytes or deps.clock() >= until:
                     break
+                # Or two pages would be held while the next one comes.
+                del item
             else:
                 segment.cursor = item.cursor
                 exhausted = isinstance(item, Ended)
@@ -172,7 +166,9 @@ def _stage(
             for page in segment.failed
         ]
         kept = deps.names(run).failed_pages(request.stream, request.lane, request.segment)
-        deps.staging.create(kept, parquet(pa.Table.from_pylist(pages, PAGES_SCHEMA)), {"failed_pages": len(pages)})
+        deps.staging.create(
+            kept, parquet.of_table(pa.Table.from_pylist(pages, PAGES_SCHEMA)), {"failed_pages": len(pages)}
+        )
     result = ExportResult(
         cursor=resting(segment.cursor),
         staged=True,
@@ -188,10 +184,3 @@ def _stage(
     # Reasons are for the ledger, which reads summaries; they do not travel through the orchestration's history.
     summary = result.to_wire() | {"reasons": dict(reasons.most_common(5))}
     return ExportResult.from_wire(deps.staging.create(name, segment.finish().content(), summary))
-
-
-def parquet(table: pa.Table) -> bytes:
-    """The table as Parquet."""
-    blob = Blob(table.schema)
-    blob.add(table)
-    return blob.content()

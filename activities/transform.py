@@ -6,7 +6,6 @@ so that whoever sees rows can see them, and those of derived streams, with the s
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from typing import Final
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from activities import parquet
 from activities.deps import Deps
-from activities.export import RAW_SCHEMA, Blob, parquet
+from activities.export import RAW_SCHEMA
 from contracts import JsonDict, Run, TransformRequest, TransformResult
 from staging import Names
 from transforms.identity import keys
@@ -42,7 +41,6 @@ def transform(request: TransformRequest, deps: Deps) -> TransformResult:
     if done is not None:
         return TransformResult.from_wire(done)
     deps.check_cancelled(run)
-    names = deps.names(run)
     content = deps.staging.read(names.raw(*where))
     feed_type = "Changefeed" if run.mode == "delta" else "Snapshot"
     envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), feed_type)
@@ -61,7 +59,6 @@ class _Made:
     """What a transform made of a segment: blobs as they are to be written, and what their summary says."""
 
     stream: str
-    records: int
     rows: bytes
     keys: bytes
     rejects: bytes | None
@@ -71,14 +68,12 @@ class _Made:
 
 def _made(content: bytes, transforms: Sequence[Transform], envelope: Envelope) -> list[_Made]:
     """A raw segment by each transform, a row group at a time: what flattening takes is ten times what is flattened."""
-    raw = pq.ParquetFile(pa.BufferReader(content))
     parts = [_Parts(transform, primary=not at) for at, transform in enumerate(transforms)]
     first = 0
-    # A segment without records makes blobs without rows.
-    for group in range(raw.num_row_groups) or [None]:
-        table = RAW_SCHEMA.empty_table() if group is None else raw.read_row_group(group, use_threads=False)
-        table = table.combine_chunks()
-        records = table["record"].combine_chunks() if table.num_rows else NOTHING
+    for group in parquet.tables(content):
+        table = group.combine_chunks()
+        # Of a single chunk `combine_chunks` makes a copy.
+        records = table["record"].chunk(0) if table.num_rows else NOTHING
         for of, flattened in flatten_in_turn(transforms, records, envelope, first=first):
             parts[of].add(flattened, table, first)
         first += table.num_rows
@@ -93,31 +88,12 @@ def _staged(deps: Deps, names: Names, where: tuple[str, int, int], made: _Made, 
     return deps.staging.create(names.rows(*where), made.rows, made.summary | {"derived": derived})
 
 
-class _Frames:
-    """Frames as the row groups of a Parquet blob."""
-
-    def __init__(self) -> None:
-        self._blob: Blob | None = None
-
-    def add(self, frame: pl.DataFrame) -> None:
-        """One more; all have one schema."""
-        table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
-        if self._blob is None:
-            self._blob = Blob(table.schema, dictionary=True)
-        self._blob.add(table)
-
-    def content(self) -> bytes:
-        """The blob; there must have been a frame, if an empty one."""
-        assert self._blob is not None
-        return self._blob.content()
-
-
 class _Parts:
     """The rows, keys and rejects of a segment by one transform, as its row groups bring them."""
 
     def __init__(self, transform: Transform, *, primary: bool) -> None:
         self._transform, self._primary = transform, primary
-        self._rows, self._keys = _Frames(), _Frames()
+        self._rows, self._keys = parquet.Frames(), parquet.Frames()
         self._rejects: list[pa.Table] = []
         self._reasons: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
@@ -149,20 +125,12 @@ class _Parts:
         result = TransformResult.from_wire({"records": records, "filtered": filtered, **counts})
         return _Made(
             stream=self._transform.stream,
-            records=records,
             rows=self._rows.content(),
             keys=self._keys.content(),
-            rejects=parquet(pa.concat_tables(self._rejects)) if self._rejects else None,
+            rejects=parquet.of_table(pa.concat_tables(self._rejects)) if self._rejects else None,
             rejected=counts["rejected"],
             summary=result.to_wire() | {"reasons": dict(self._reasons.most_common(5))},
         )
-
-
-def frame_bytes(frame: pl.DataFrame) -> bytes:
-    """The frame as Parquet, LZ4."""
-    content = io.BytesIO()
-    frame.write_parquet(content, compression="lz4", statistics=False)
-    return content.getvalue()
 
 
 def _rejects(raw: pa.Table, flattened: Flattened, first: int) -> pa.Table:

@@ -20,8 +20,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from activities import parquet
 from activities.deps import Deps, Destination, source_of
-from activities.export import parquet
 from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
@@ -105,7 +105,7 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     result = _result(pack, outcomes)
     dead = _dead_letters(request, deps, pack, outcomes)
     if dead is not None:
-        deps.staging.create(names.dead_letters(*where), parquet(dead), {"dead_lettered": dead.num_rows})
+        deps.staging.create(names.dead_letters(*where), parquet.of_table(dead), {"dead_lettered": dead.num_rows})
     deps.staging.describe(names.receipts(*where), result.to_wire() | {"reasons": _reasons(dead)})
     return result
 
@@ -212,7 +212,7 @@ def _frozen(request: UploadRequest, deps: Deps) -> _Pack:
     if standing["rows"] != pack.rows or standing.get("digests") != pack.press.identity:
         raise Stop(
             f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",
-            "the app was changed while the run was going on: deploy the version that began it, or cancel the run and start a new one",
+            'the app was changed while the run was going on: deploy the version that began it, or start the load again with "fresh": true',
         )
     return pack
 

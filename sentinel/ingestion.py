@@ -3,7 +3,7 @@
 Invariant: every row that goes in comes out of `send` exactly once, as accepted or as refused with a reason; an answer after which the service may
 have stored the rows without our knowing is reported as ambiguous, because the API has no idempotency key.
 The SDK gives authentication and pipeline (`upload(..., logs=BytesIO(gzip))` sends the stream as it is); its own chunker exceeds the limit and its
-retries for POST are narrow, so both are left out (reference/peers.md §3).
+retries for POST are narrow, so both are left out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from contracts import Cancelled, Stop, TryAgain
+from contracts import Cancelled, Stop, TryAgain, let_go
 from sentinel import packing
 from sentinel.governor import Governor
 
 if TYPE_CHECKING:
+    from azure.core.exceptions import AzureError
     from azure.monitor.ingestion import LogsIngestionClient
 
 REMEDIES: Final = {
@@ -79,12 +80,7 @@ class LogsIngestionSink:
 
     def post(self, stream: str, body: bytes) -> Answer:
         """One request; the SDK's own retries are off, since `Sender` decides (and must know of every attempt)."""
-        from azure.core.exceptions import (
-            ClientAuthenticationError,
-            HttpResponseError,
-            ServiceRequestError,
-            ServiceResponseError,
-        )
+        from azure.core.exceptions import AzureError
 
         served: list[str] = []
         try:
@@ -98,18 +94,35 @@ class LogsIngestionSink:
                 read_timeout=self.timeout_s,
                 connection_timeout=10,
             )
-        except HttpResponseError as error:
-            if isinstance(error, ClientAuthenticationError) and error.response is None:
-                # The credential gave no token, so nothing was sent.
-                return Answer(-1, f"no token: {(error.message or '')[:300]}")
-            asked = getattr(error.response, "headers", {}).get("Retry-After")
-            return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked), *served[-1:])
-        except ServiceRequestError as error:
-            # The request did not get out, so nothing can have been stored.
-            return Answer(-1, f"the endpoint cannot be reached ({kinds_of(error)})")
-        except ServiceResponseError as error:
-            return Answer(0, f"no answer: {kinds_of(error)}")
+        except AzureError as error:
+            answer = _answer(error, served)
+            # It would hold the frames of all who called, with the pack in hand.
+            let_go(error)
+            return answer
         return Answer(204, "", None, *served[-1:])
+
+
+def _answer(error: AzureError, served: Sequence[str]) -> Answer:
+    """What the SDK's exception says of the answer. Raises it again when it says nothing of the kind."""
+    from azure.core.exceptions import (
+        ClientAuthenticationError,
+        HttpResponseError,
+        ServiceRequestError,
+        ServiceResponseError,
+    )
+
+    if isinstance(error, HttpResponseError):
+        if isinstance(error, ClientAuthenticationError) and error.response is None:
+            # The credential gave no token, so nothing was sent.
+            return Answer(-1, f"no token: {(error.message or '')[:300]}")
+        asked = getattr(error.response, "headers", {}).get("Retry-After")
+        return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked), *served[-1:])
+    if isinstance(error, ServiceRequestError):
+        # The request did not get out, so nothing can have been stored.
+        return Answer(-1, f"the endpoint cannot be reached ({kinds_of(error)})")
+    if isinstance(error, ServiceResponseError):
+        return Answer(0, f"no answer: {kinds_of(error)}")
+    raise error
 
 
 def kinds_of(error: BaseException) -> str:

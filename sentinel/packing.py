@@ -58,7 +58,7 @@ BODY_LIMIT_BYTES: Final = 1_048_576
 """The service's "Maximum allowed content length" (413 ContentLengthLimitExceeded); documented as 1 MB, compressed and uncompressed."""
 
 WIRE_BODY_LIMIT_BYTES: Final = 48 * 1024 * 1024
-"""The longest uncompressed body in wire mode: below the 50 MiB that a check behind the gateway was seen to refuse (reference/peers.md §2)."""
+"""The longest uncompressed body in wire mode: below the 50 MiB that a check behind the gateway was seen to refuse."""
 
 COMPRESSION_LEVEL: Final = 1
 
@@ -272,18 +272,19 @@ class StandingPress(Press):
 
     standing: Sequence[Chunk] = ()
     set_aside: Sequence[Chunk] = ()
+    _parts: list[tuple[Chunk, bool]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = [*((chunk, False) for chunk in self.standing), *((chunk, True) for chunk in self.set_aside)]
+        self._parts = sorted(parts, key=lambda part: part[0].start, reverse=True)
 
     def _cut(self, *, last: bool) -> None:  # noqa: ARG002 - where to cut is known, whatever follows
         start = 0
-        while (part := self._next()) is not None and part.end < self._at + len(self._rest):
-            (self._set_aside if part in self.set_aside else self._take)(part.start - self._at, part.end - self._at)
+        while self._parts and self._parts[-1][0].end < self._at + len(self._rest):
+            part, aside = self._parts.pop()
+            (self._set_aside if aside else self._take)(part.start - self._at, part.end - self._at)
             start = part.end - self._at + 1
         self._drop(start)
-
-    def _next(self) -> Chunk | None:
-        done = len(self.chunks) + len(self.oversize)
-        order = sorted((*self.standing, *self.set_aside), key=lambda chunk: chunk.start)
-        return order[done] if done < len(order) else None
 
 
 @dataclass(slots=True)
@@ -406,7 +407,7 @@ def digest(content: bytes | bytearray | memoryview) -> str:
 
 
 def compress(content: bytes) -> bytes:
-    """The body gzipped by ISA-L at level 1: ten times as fast as zlib at level 6 for 16 % more bytes (measured, reference/performance.md)."""
+    """The body gzipped by ISA-L at level 1: ten times as fast as zlib at level 6 for 16 % more bytes (measured)."""
     from isal import igzip
 
     # mtime 0: the same rows give the same bytes whenever they are sent.

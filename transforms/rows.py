@@ -58,7 +58,10 @@ class Envelope:
     feed_type: str
 
 
-BYTES_AT_ONCE = 16 * 1024 * 1024
+BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+
+DERIVED_AT_ONCE: Final = 2_500
+"""Records that a derived stream is made of at once: each may give ten rows and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,16 @@ def flatten_in_turn(
     for at in range(0, max(1, len(records)), at_once):
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
         for number, transform in enumerate(transforms):
-            yield number, _flattened(transform, decoded, envelope, first + at)
+            for portion in _portions(decoded, DERIVED_AT_ONCE if number else len(records)):
+                yield number, _flattened(transform, portion, envelope, first + at)
+
+
+def _portions(decoded: Decoded, at_once: int) -> Iterator[Decoded]:
+    """So many records at a time; what was refused comes with the first."""
+    frame = decoded.frame
+    first, *others = (frame.slice(at, at_once) for at in range(0, max(1, frame.height), max(1, at_once)))
+    yield replace(decoded, frame=first)
+    yield from map(Decoded, others)
 
 
 def _joined(parts: list[Flattened]) -> Flattened:

@@ -194,14 +194,15 @@ class Bench:
 
     def stage(self, stream: str, records: list[bytes], segment: int = 0, *, exhausted: bool = True) -> None:
         """A raw segment as an export would have staged it."""
-        from activities.export import RAW_SCHEMA, parquet
+        from activities import parquet
+        from activities.export import RAW_SCHEMA
 
         table = pa.Table.from_pydict(
             {"page": [0] * len(records), "ordinal": list(range(len(records))), "record": records}, RAW_SCHEMA
         )
         size = sum(map(len, records))
         result = ExportResult({}, staged=True, exhausted=exhausted, records=len(records), pages=1, bytes=size)
-        self.staging.create(self.names.raw(stream, 0, segment), parquet(table), result.to_wire())
+        self.staging.create(self.names.raw(stream, 0, segment), parquet.of_table(table), result.to_wire())
 
     def table(self, name: str) -> pa.Table:
         """A staged Parquet blob."""

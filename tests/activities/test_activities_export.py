@@ -7,6 +7,8 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from contracts import Cancelled, ExportResult, Stop, TryAgain
@@ -55,6 +57,31 @@ def test_a_segment_ends_with_the_page_that_reaches_its_bytes(bench: Any) -> None
     table = run.table(run.names.raw("issues", 0, 1))
     assert table["page"].to_pylist() == [1] * results[1].records
     assert table["ordinal"].to_pylist() == list(range(results[1].records))
+
+
+def test_a_page_larger_than_a_row_group_is_staged_in_several(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a page of a hundred megabytes is never copied whole; the records' places in the page go on."""
+    monkeypatch.setattr("activities.export.GROUP_BYTES", 5_000)
+    run = bench("cycognito", INVENTORY)
+    run.simulator.page_cap = 50
+    result = run.export("issues", 0, START)
+    assert records(run, "issues", 1) == truth("findings_issues")
+    assert result.bytes == sum(map(len, truth("findings_issues")))
+    table = run.table(run.names.raw("issues", 0, 0))
+    assert table["ordinal"].to_pylist() == [*range(50), *range(result.records - 50)]
+    blob = pq.ParquetFile(pa.BufferReader(run.staging.read(run.names.raw("issues", 0, 0))))
+    groups = [blob.read_row_group(group)["record"].to_pylist() for group in range(blob.num_row_groups)]
+    longest = max(map(len, truth("findings_issues")))
+    assert len(groups) > 10
+    assert all(sum(map(len, group)) <= 2 * 5_000 + longest for group in groups)
+
+
+def test_a_record_larger_than_a_row_group_stands_alone(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to lose it."""
+    monkeypatch.setattr("activities.export.GROUP_BYTES", 10)
+    run = bench("cycognito", INVENTORY)
+    run.export("issues", 0, START)
+    assert records(run, "issues", 1) == truth("findings_issues")
 
 
 def test_a_segment_ends_when_its_time_is_used_up(bench: Any) -> None:

@@ -19,7 +19,7 @@ from sentinel.tables import RELATIONSHIPS
 from sources.registry import SOURCES
 from transforms.decode import RECORD
 from transforms.registry import DERIVED, TRANSFORMS
-from transforms.rows import Envelope, Flattened, flatten, schema
+from transforms.rows import Envelope, Flattened, flatten, flatten_in_turn, flatten_together, schema
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RELATIONS = DERIVED["device42", "relations"]
@@ -193,6 +193,24 @@ def test_any_record_has_the_relations_that_plain_python_finds(of: tuple[str, str
     assert result.rows[RECORD].is_sorted()
     assert result.rejects == flatten(TRANSFORMS[of[0], SOURCES[of[0]].parents[of[1]]], texts, ENVELOPE).rejects
     assert flatten(DERIVED[of], texts, ENVELOPE, fast=False).rows.equals(result.rows)
+
+
+@pytest.mark.parametrize("of", sorted(DERIVED), ids="-".join)
+def test_relations_made_of_some_records_at_a_time_are_the_same(
+    of: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, each with its record's position; what is refused is told once."""
+    parent = TRANSFORMS[of[0], SOURCES[of[0]].parents[of[1]]]
+    records = [json.dumps(record).encode() for record in records_of(Inventory(400, 10), *of)]
+    texts = pa.array([*records, b"[]", b"{}"], pa.binary())
+    whole = flatten_together([parent, DERIVED[of]], texts, ENVELOPE)
+    monkeypatch.setattr("transforms.rows.DERIVED_AT_ONCE", 3)
+    assert len(list(flatten_in_turn([parent, DERIVED[of]], texts, ENVELOPE))) > 5
+    for made, alone in zip(flatten_together([parent, DERIVED[of]], texts, ENVELOPE), whole, strict=True):
+        assert made.rows.equals(alone.rows)
+        assert (made.rejects, made.lenient, made.truncated) == (alone.rejects, alone.lenient, alone.truncated)
+    assert whole[1].rows.height > 0
+    assert whole[1].rejects
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Parquet blobs, a row group at a time.
+
+Invariant: whoever writes holds what is compressed and one row group, whoever reads what is compressed and one row group, however long the blob is.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class Blob:
+    """A blob in the making, of tables of one schema. LZ4: see docs/adr/0012-memory.md."""
+
+    def __init__(self, schema: pa.Schema, *, dictionary: bool = False) -> None:
+        # Not Arrow's own stream: it doubles as it grows, and what it gives has to be copied.
+        self._sink = io.BytesIO()
+        self._writer = pq.ParquetWriter(
+            self._sink, schema, compression="lz4", use_dictionary=dictionary, write_statistics=False
+        )
+
+    def add(self, table: pa.Table) -> None:
+        """One more row group."""
+        self._writer.write_table(table)
+
+    def content(self) -> bytes:
+        """The whole of it; nothing can be added afterwards."""
+        self._writer.close()
+        return self._sink.getvalue()
+
+
+class Frames:
+    """A blob in the making, of frames of one schema."""
+
+    def __init__(self) -> None:
+        self._blob: Blob | None = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """One more row group."""
+        table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
+        if self._blob is None:
+            self._blob = Blob(table.schema, dictionary=True)
+        self._blob.add(table)
+
+    def content(self) -> bytes:
+        """The whole of it; there must have been a frame, if an empty one."""
+        assert self._blob is not None
+        return self._blob.content()
+
+
+def of_table(table: pa.Table) -> bytes:
+    """The table as a blob of one row group."""
+    blob = Blob(table.schema)
+    blob.add(table)
+    return blob.content()
+
+
+def of_frame(frame: pl.DataFrame) -> bytes:
+    """The frame as a blob."""
+    content = io.BytesIO()
+    frame.write_parquet(content, compression="lz4", statistics=False)
+    return content.getvalue()
+
+
+def tables(content: bytes) -> Iterator[pa.Table]:
+    """The row groups of a blob; of one without rows an empty table."""
+    blob = pq.ParquetFile(pa.BufferReader(content))
+    if not blob.num_row_groups:
+        yield blob.schema_arrow.empty_table()
+    for group in range(blob.num_row_groups):
+        yield blob.read_row_group(group, use_threads=False)
