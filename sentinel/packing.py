@@ -149,7 +149,8 @@ def _pieces(lines: pl.Series) -> list[memoryview]:
 def _stamps() -> pl.Expr:
     from polars import selectors
 
-    return selectors.datetime().dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    # Without their zone, which is UTC, times are written in three quarters of the time.
+    return selectors.datetime().dt.replace_time_zone(None).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
 
 
 def _fields(names: list[str]) -> pl.Expr:

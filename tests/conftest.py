@@ -6,8 +6,10 @@ Each is started by the first test that asks for it, on loopback, and is gone whe
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,11 +21,40 @@ import pytest
 from aiohttp import web
 from azure.storage.blob import BlobServiceClient, ContainerClient
 
+from contracts import CaasmError
 from local.azurite import Azurite
 from local.products.server import make_app
 from local.products.simulator import Simulator
 from local.sentinel.process import Server, start_server
 from staging import Staging
+
+
+class _InHand:
+    """What a caller has in hand, to be seen going."""
+
+
+@pytest.fixture
+def is_left() -> Callable[[Callable[[], object]], bool]:
+    """Whether something that the caller of some work had in hand is still there when the caller has ended, as long as the garbage collector does not come by."""
+
+    def left(work: Callable[[], object]) -> bool:
+        held: list[weakref.ref[_InHand]] = []
+
+        def call() -> None:
+            in_hand = _InHand()
+            held.append(weakref.ref(in_hand))
+            with suppress(CaasmError):
+                work()
+
+        gc.collect()
+        gc.disable()
+        try:
+            call()
+            return held[0]() is not None
+        finally:
+            gc.enable()
+
+    return left
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -143,6 +143,16 @@ def test_an_endpoint_that_is_not_there_got_nothing() -> None:
     with LogsIngestionClient(f"http://127.0.0.1:{port}", LoopbackCredential()) as client:
         answer = LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False).post(STREAM, compress(b"[{}]"))
     assert answer.status == -1
+
+
+def test_what_the_sdk_raised_holds_nobody_s_pack(is_left: Callable[[Callable[[], object]], bool]) -> None:
+    """An endpoint that cannot be reached is an ordinary answer, for as long as it is out."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with LogsIngestionClient(f"http://127.0.0.1:{port}", LoopbackCredential()) as client:
+        sink = LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False)
+        assert not is_left(lambda: sink.post(STREAM, compress(b"[{}]")))
 
 
 def test_an_answer_that_does_not_come_is_a_doubt() -> None:

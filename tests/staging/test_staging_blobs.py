@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -259,31 +256,10 @@ def test_a_key_that_is_not_accepted_stops_with_the_role(verb: str, azurite: Azur
             verbs[verb](Staging(container))
 
 
-class _Segment:
-    """What a caller has in hand, to be seen going."""
-
-
-def is_left(work: Callable[[], object]) -> bool:
-    """Whether something that the caller of `work` had in hand is still there when the caller has ended, as long as the garbage collector does not come by."""
-    held: list[weakref.ref[_Segment]] = []
-
-    def call() -> None:
-        segment = _Segment()
-        held.append(weakref.ref(segment))
-        with suppress(CaasmError):
-            work()
-
-    gc.collect()
-    gc.disable()
-    try:
-        call()
-        return held[0]() is not None
-    finally:
-        gc.enable()
-
-
 @pytest.mark.parametrize("verb", [*READS, "ensure", "delete", "replaced meanwhile"])
-def test_what_the_sdk_raised_and_was_answered_holds_nobody_s_segment(verb: str, staging: Staging) -> None:
+def test_what_the_sdk_raised_and_was_answered_holds_nobody_s_segment(
+    verb: str, staging: Staging, is_left: Callable[[Callable[[], object]], bool]
+) -> None:
     """A blob that is not there, one that is, one that somebody else replaced."""
     if verb in {"create", "replaced meanwhile"}:
         staging.put_json("a", {}, {})
@@ -302,7 +278,9 @@ def test_what_the_sdk_raised_and_was_answered_holds_nobody_s_segment(verb: str, 
 
 
 @pytest.mark.parametrize("verb", READS)
-def test_an_error_of_storage_holds_nobody_s_segment(verb: str, blob_service: BlobServiceClient) -> None:
+def test_an_error_of_storage_holds_nobody_s_segment(
+    verb: str, blob_service: BlobServiceClient, is_left: Callable[[Callable[[], object]], bool]
+) -> None:
     """Many activities may wait for storage that is out, or for a container that is gone."""
     account = "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:9/a;"
     with ContainerClient.from_connection_string(account, "c", retry_total=0) as out:
