@@ -236,7 +236,7 @@ class ExportJob:
     """An export job: create it (or adopt the one that runs), poll its growing list of chunks, fetch each chunk once.
 
     `since_filter`: the filter that takes a Unix time in seconds, for deltas. Chunks done are kept as ranges, so that a cursor stays small.
-    `size_key`: the member of `body` that says how large a chunk is, from `sizes[0]` to `sizes[1]` of whatever the product counts.
+    `size_key`: the member of `body` that says how large a chunk is, from `sizes[0]` to `sizes[1]` of whatever the product counts; without one nobody can choose.
     """
 
     path: str
@@ -310,6 +310,8 @@ class ExportJob:
 
     def sized(self, records: int) -> ExportJob:
         """With chunks of so many of what the product counts, as near as it allows; for findings that may be assets."""
+        if not self.size_key:
+            return self
         smallest, largest = self.sizes
         return replace(self, body={**self.body, self.size_key: min(largest, max(smallest, records))})
 

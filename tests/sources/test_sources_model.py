@@ -215,3 +215,5 @@ def test_a_jobs_chunks_are_as_large_as_the_product_allows(asked: int, given: int
     """PAGE_RECORDS is the remedy for chunks that are too large; nothing else of the job changes."""
     job = ExportJob("/export", {"num_assets": 100, "other": 1}, size_key="num_assets", sizes=(50, 5_000))
     assert job.sized(asked) == replace(job, body={"num_assets": given, "other": 1})
+    fixed = ExportJob("/export", {"other": 1})
+    assert fixed.sized(asked) == fixed
