@@ -126,7 +126,7 @@ class Ours:
 
         self._frames, self._run, self._table, self._mode = frames, run, table, mode
         self.deps = function_app._deps()  # noqa: SLF001 - the composition root has no other door, and its clients are to be measured
-        self._pack_bytes = PACK_BYTES[mode]
+        self._pack_bytes = PACK_BYTES
         self.fewest = self.json_bytes = 0
 
     def one_at_a_time(self) -> Ours:
