@@ -60,7 +60,7 @@ def of_table(table: pa.Table) -> bytes:
 
 
 def of_frame(frame: pl.DataFrame) -> bytes:
-    """The frame as a blob."""
+    """The frame as a blob, of as many row groups as polars thinks fit: for those that are read whole."""
     content = io.BytesIO()
     frame.write_parquet(content, compression="lz4", statistics=False)
     return content.getvalue()

@@ -19,9 +19,9 @@ from sources.model import Stream
 from sources.reader import Page, Paused, Reader
 from staging import current_name
 
-SAMPLE_PAGES: Final = 3
+SAMPLE_PAGES, SAMPLE_RECORDS = 3, 1_500
 SAMPLE_S: Final = 5.0
-"""A stream's sample ends with so many pages, or when they took so long."""
+"""A stream's sample ends with so many pages and records, or when they took so long: from a few hundred records, what every request and query costs would count for each."""
 
 LONGEST_WAIT_S: Final = 60.0
 """How long a sample waits for an export job."""
@@ -40,7 +40,9 @@ class Sample:
 
     def enough(self) -> bool:
         """Whether no further page is needed."""
-        return len(self.pages) >= SAMPLE_PAGES or (bool(self.pages) and self.fetched_s >= SAMPLE_S)
+        records = sum(len(page.records) for page in self.pages)
+        many = len(self.pages) >= SAMPLE_PAGES and records >= SAMPLE_RECORDS
+        return many or (bool(self.pages) and self.fetched_s >= SAMPLE_S)
 
     def take(self, page: Page, took_s: float) -> None:
         """Add a page, unless it could not be read."""

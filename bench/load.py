@@ -25,7 +25,7 @@ JsonDict = dict[str, Any]
 SOURCES: Final = ("cycognito", "device42", "tenable")
 
 DCRS: Final = 4
-"""Data collection rules that share a load, so that the quota of one, which three products' rows reach, is not what is measured."""
+"""Data collection rules that share a load, so that the quota of one, which CyCognito's rows exceed, is not what is measured."""
 
 QUOTA_MB_PER_S: Final = 2000 / 60
 """What one DCR takes: 2 GB a minute (Azure Monitor's service limits)."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from activities.deps import source_of
 from activities.estimate import Terms, estimate
-from activities.sampling import SAMPLE_PAGES
+from activities.sampling import SAMPLE_PAGES, Sample
 from local.products.synthetic import Inventory
 from sources.extent import extent
 from sources.model import Fetch
+from sources.reader import Page
 
 TERMS = Terms(12_000, 2e9, 2.5)
 RECORDS = 4000
@@ -183,3 +185,15 @@ def test_a_job_that_somebody_else_runs_is_not_cancelled_nor_taken_for_everything
     told = estimate("tenable", "full", run.deps, TERMS, records=600)
     assert told["streams"]["assets"]["rows"] == 600
     assert not any("assets" in path and "cancel" in path for path in run.simulator.stats.by_path)
+
+
+@pytest.mark.parametrize(("size", "pages"), [(1_000, 3), (500, 3), (100, 15)])
+def test_small_pages_make_no_small_sample(size: int, pages: int) -> None:
+    """A duration that is scaled up from 300 records counts what every request and query costs a thousand times."""
+    sample = Sample()
+    while not sample.enough():
+        sample.take(Page(len(sample.pages), [msgspec.Raw(b"{}")] * size, {}), 0.01)
+    assert len(sample.pages) == pages
+    slow = Sample()
+    slow.take(Page(0, [msgspec.Raw(b"{}")], {}), 6.0)
+    assert slow.enough()
