@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -195,17 +194,9 @@ def _check(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> Non
 
 
 def _stack(options: argparse.Namespace, console: Console, unnamed: str = "last") -> Stack:
-    """The stack that the options ask for; one that keeps nothing on request is in a directory of that name, begun anew."""
-    directory = options.keep
-    if directory is None:
-        directory = STATE / unnamed
-        shutil.rmtree(directory, ignore_errors=True)
-    directory = directory.resolve()
-    STATE.mkdir(exist_ok=True)
+    """The stack that the options ask for; one that keeps nothing on request is in a directory of that name, begun anew, beside that of another command."""
     if not is_installed():
         console.print("Installing Azurite (blob storage), once; this can take some minutes …", highlight=False)
-    if options.command not in {"doctor", "cost"}:
-        LAST.write_text(json.dumps({"directory": str(directory)}))
     simulator = None
     if options.source_url is None:
         synthetic = ["--assets", str(options.assets), "--findings", str(options.findings), "--seed", str(options.seed)]
@@ -214,7 +205,13 @@ def _stack(options: argparse.Namespace, console: Console, unnamed: str = "last")
         for name in _LIFE:
             simulator += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []
         simulator += ["--faults", options.faults] if options.faults else []
-    return Stack(directory, simulator, options.source_url, options.dce, options.dcr)
+    stack = Stack((options.keep or STATE / unnamed).resolve(), simulator, options.source_url, options.dce, options.dcr)
+    if options.keep is None:
+        stack.begin_anew()
+    if options.command not in {"doctor", "cost"}:
+        STATE.mkdir(exist_ok=True)
+        LAST.write_text(json.dumps({"directory": str(stack.directory)}))
+    return stack
 
 
 def _journalled(stack: Stack, options: argparse.Namespace) -> Stack:

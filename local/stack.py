@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +57,9 @@ SECRETS: Final = {
 }
 """What the simulators expect; the environment's own values win, for products elsewhere."""
 
+
+LOCK: Final = "lock"
+"""The file of a directory that whoever is in it has locked. It is never removed: another command would lock a new one beside it."""
 
 KILLED: Final = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
@@ -136,8 +141,8 @@ class Stack:
 
     def start(self) -> Self:
         """Start everything and wait until each part listens."""
-        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         self._hold()
+        (self.directory / "logs").mkdir(exist_ok=True)
         # Azurite is the slowest: the others start beside it.
         starting = [threading.Thread(target=self._guarded, args=(self._start_azurite,))]
         if self.dce is None:
@@ -169,19 +174,41 @@ class Stack:
         assert self._held is not None
         self._azurite = Azurite(self.directory / "blobs", pass_fds=(self._held,)).start()
 
+    def begin_anew(self) -> Self:
+        """Take the directory, or where another command is in it the first free one of its name with -2, -3, … added, and empty it."""
+        base = self.directory
+        for number in itertools.count(2):
+            if self._is_held():
+                break
+            self.directory = base.with_name(f"{base.name}-{number}")
+        for path in self.directory.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        return self
+
     def _hold(self) -> None:
         """Wait until no process of another stack is in the directory. Every part inherits the lock, so it goes with the last of them."""
-        self._held = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + WAIT_S
-        while True:
-            try:
-                return fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise StackError(
-                        f"{self.directory} is in use by another command: end it, or keep elsewhere"
-                    ) from None
-                time.sleep(0.1)
+        while not self._is_held():
+            if time.monotonic() >= deadline:
+                raise StackError(f"{self.directory} is in use by another command: end it, or keep elsewhere")
+            time.sleep(0.1)
+
+    def _is_held(self) -> bool:
+        """Whether the directory is this stack's, which it is from now on if it was nobody's."""
+        if self._held is not None:
+            return True
+        self.directory.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return False
+        self._held = held
+        return True
 
     def start_app(self) -> None:
         """Start the app in a process of its own; also after it was killed, then on the same port, if that is still free."""
