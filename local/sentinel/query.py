@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -89,11 +90,10 @@ class Workspace:
         The parameters are written as in KQL (`since:datetime, limit:long = 5`), without brackets. Raises QueryError when it does not parse.
         """
         from duckdb_kql.errors import KqlError
-        from duckdb_kql.stored_functions import parse_functions
 
         text = f"function {name}({parameters}) {{\n{body}\n}}"
         try:
-            parse_functions([text])
+            _parsed(text)
         except (KqlError, ValueError) as error:
             raise QueryError("SyntaxError", str(error)) from error
         with self._lock:
@@ -139,12 +139,11 @@ class Workspace:
         return _result(names, kinds, rows)
 
     def _parse_functions(self) -> dict[None, Any]:
-        """Every function, parsed once: that takes longer than most queries."""
+        """Every function; those saved with the workspace go before ours."""
         if self._parsed is None:
-            from duckdb_kql.stored_functions import parse_functions
-
-            self._parsed = parse_functions([*(self._content | self._functions).values()])
-        return self._parsed or {}
+            texts = (self._content | self._functions).values()
+            self._parsed = {None: {name: function for text in texts for name, function in _parsed(text).items()}}
+        return self._parsed
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
@@ -201,6 +200,15 @@ class Workspace:
             empty = ", ".join(f'NULL::{SQL_TYPES[kind]} AS "{name}"' for name, kind in _columns(table))
             selects.append(f"SELECT {empty} WHERE false")
         return " UNION ALL ".join(selects)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> dict[str, Any]:
+    """A function by its name. Parsing all of ours takes longer than most queries, so a process does it once, for all workspaces."""
+    from duckdb_kql.stored_functions import parse_functions
+
+    found: dict[None, dict[str, Any]] = parse_functions([text])
+    return found[None]
 
 
 def _columns(table: Table) -> list[tuple[str, str]]:
