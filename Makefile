@@ -4,6 +4,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
+# In as many processes as there are cores, at most four, a file of tests in one of them; PYTEST=".venv/bin/python -m pytest" for one process.
+PYTEST = $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 SIZES ?= 10000 100000 1000000
 
 .PHONY: run test bench lint types infra package solution check generate serve lock clean
@@ -32,7 +35,7 @@ serve: $(VENV)/.local      ## keep everything up and print the URLs
 	@$(PY) -m local serve
 
 test: $(VENV)/.tests       ## every test
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 bench: $(VENV)/.local      ## measure it, and write bench/results.json; SIZES="10000 100000" for less
 	@$(PY) -m bench --sizes $(SIZES)
@@ -60,7 +63,8 @@ generate: $(VENV)/.local   ## what is made from the table contract
 
 lock: $(VENV)/.tests       ## resolve the requirements anew from pyproject.toml
 	@$(PIP) install uv
-	@for extras in ":requirements.txt" "--extra local:local/requirements.txt" "--extra local --extra dev:tests/requirements.txt"; do \
+	@for extras in ":requirements.txt" "--extra local -c requirements.txt:local/requirements.txt" \
+	  "--extra local --extra dev -c requirements.txt:tests/requirements.txt"; do \
 	  $(PY) -m uv pip compile pyproject.toml $${extras%%:*} --universal --python-version 3.11 --no-header --no-emit-index-url \
 	    --quiet --output-file $${extras##*:}; done
 

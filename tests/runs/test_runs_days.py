@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,7 +155,7 @@ def _deleting(runs: Any, source: str, mode: str) -> Any:
     assert code == 202
     status = started["statusQueryGetUri"].removeprefix(runs.stack.parts["app"].url)
     while (state := runs.api("GET", status))[0] == 202:
-        pass
+        time.sleep(0.05)  # the pause between two polls
     return state[1]["output"]
 
 
