@@ -117,8 +117,9 @@ def test_an_accepted_request_is_204_and_empty(shared_server: Server) -> None:
         ({"Content_Type": None}, 415, "UnsupportedMediaType"),
         ({"Content_Encoding": "br"}, 400, "InvalidContentEncoding"),
         ({"Content_Encoding": "gzip"}, 400, "InvalidContentEncoding"),
-        ({"body": gzip.compress(CHUNK)[:-9], "Content_Encoding": "gzip"}, 400, "InvalidContentEncoding"),
-        ({"body": gzip.compress(CHUNK)}, 400, "InvalidPayload"),
+        # Without the time, which would be in the test's name: every process has to find the same tests.
+        ({"body": gzip.compress(CHUNK, mtime=0)[:-9], "Content_Encoding": "gzip"}, 400, "InvalidContentEncoding"),
+        ({"body": gzip.compress(CHUNK, mtime=0)}, 400, "InvalidPayload"),
         ({"body": b'{"AssetId":"a"}'}, 400, "InvalidPayload"),
         ({"body": b'[{"AssetId":"a"},1]'}, 400, "InvalidPayload"),
         ({"body": b'[{"RiskScore":NaN}]'}, 400, "InvalidPayload"),
