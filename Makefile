@@ -4,6 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
+# Of two that set up the same clone at the same time one waits for the other. The lock goes with the command that it is for.
+ALONE := mkdir -p .caasm && $(PYTHON) -c 'import fcntl, os, sys; f = os.open(".caasm/setup.lock", os.O_RDWR | os.O_CREAT); os.set_inheritable(f, True); \
+  fcntl.flock(f, fcntl.LOCK_EX); os.execvp(sys.argv[1], sys.argv[1:])'
+
 # In as many processes as there are cores, at most four, a file of tests in one of them; PYTEST=".venv/bin/python -m pytest" for one process.
 PYTEST = $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -16,16 +20,16 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed, this is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "Setting up $(VENV) …"
-	@$(PYTHON) -m venv $(VENV)
+	@$(ALONE) sh -c '$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)'
 
 $(VENV)/.local: local/requirements.txt | $(PY)
 	@echo "Installing the app and its local parts …"
-	@$(PIP) install -r local/requirements.txt
+	@$(ALONE) $(PIP) install -r local/requirements.txt
 	@touch $@
 
 $(VENV)/.tests: tests/requirements.txt $(VENV)/.local
 	@echo "Installing the test tools …"
-	@$(PIP) install -r tests/requirements.txt
+	@$(ALONE) $(PIP) install -r tests/requirements.txt
 	@touch $@
 
 run: $(VENV)/.local        ## a synthetic load of all three products, and what a SOC would ask of it

@@ -114,14 +114,17 @@ def seed_that_kills(point: str) -> int:
 def test_a_kill_strikes(point, events):
     """Before the activity, while it runs, or between its success and its completion; never more often than allowed."""
     seen: list[str] = []
-    killed = threading.Event()
+    running, killed = threading.Event(), threading.Event()
 
     def kill():
+        # Some milliseconds from the start, which a busy machine may need to begin; the activity does not end without it.
+        assert point != "during" or running.wait(20)
         seen.append("kill")
         killed.set()
 
     def run():
         seen.append("run")
+        running.set()
         assert point != "during" or killed.wait(20)
 
     chaos = Chaos(seed_that_kills(point), rates(kill=1.0), kills=1, kill=kill)
