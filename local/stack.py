@@ -178,7 +178,7 @@ class Stack:
         """Take the directory, or where another command is in it the first free one of its name with -2, -3, … added, and empty it."""
         base = self.directory
         for number in itertools.count(2):
-            if self._is_held():
+            if self._take():
                 break
             self.directory = base.with_name(f"{base.name}-{number}")
         for path in self.directory.iterdir():
@@ -191,12 +191,12 @@ class Stack:
     def _hold(self) -> None:
         """Wait until no process of another stack is in the directory. Every part inherits the lock, so it goes with the last of them."""
         deadline = time.monotonic() + WAIT_S
-        while not self._is_held():
+        while not self._take():
             if time.monotonic() >= deadline:
                 raise StackError(f"{self.directory} is in use by another command: end it, or keep elsewhere")
             time.sleep(0.1)
 
-    def _is_held(self) -> bool:
+    def _take(self) -> bool:
         """Whether the directory is this stack's, which it is from now on if it was nobody's."""
         if self._held is not None:
             return True
