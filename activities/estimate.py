@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
-import pyarrow as pa
+import polars as pl
 
 from activities.deps import Deps, source_of
 from activities.sampling import LONGEST_WAIT_S, Sample, sampled
@@ -251,7 +251,7 @@ def _parts(
         return {of: Part(count, None, None, None) for of in transforms}
     envelope = Envelope("estimate", deps.now(), "Snapshot")
     began = time.perf_counter()
-    flattened = flatten_together([*transforms.values()], pa.array(texts, pa.binary()), envelope)
+    flattened = flatten_together([*transforms.values()], pl.Series(texts, dtype=pl.Binary), envelope)
     made = {of: _made(flat) for of, flat in zip(transforms, flattened, strict=True)}
     worked_s = time.perf_counter() - began
     scale = count / max(1, len(texts))

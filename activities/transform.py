@@ -13,11 +13,9 @@ from datetime import datetime
 from typing import Final
 
 import polars as pl
-import pyarrow as pa
 
 from activities import parquet
 from activities.deps import Deps
-from activities.export import RAW_SCHEMA
 from contracts import JsonDict, Run, TransformRequest, TransformResult
 from staging import Names
 from transforms.identity import keys
@@ -26,10 +24,6 @@ from transforms.rows import Envelope, Flattened, Transform, flatten_in_turn
 
 _DERIVED: Final = ("flattened", "rejected", "filtered", "rows", "json_bytes")
 """What a lane has to know of its derived streams."""
-
-NOTHING = pa.array([], pa.binary())
-
-REJECTS_SCHEMA = pa.schema([*RAW_SCHEMA, pa.field("reason", pa.string())])
 
 
 def transform(request: TransformRequest, deps: Deps) -> TransformResult:
@@ -69,15 +63,13 @@ class _Made:
 def _made(content: bytes, transforms: Sequence[Transform], envelope: Envelope) -> list[_Made]:
     """A raw segment by each transform, a row group at a time: what flattening takes is ten times what is flattened."""
     parts = [_Parts(transform, primary=not at) for at, transform in enumerate(transforms)]
-    first = 0
-    for group in parquet.tables(content):
-        table = group.combine_chunks()
-        # Of a single chunk `combine_chunks` makes a copy.
-        records = table["record"].chunk(0) if table.num_rows else NOTHING
-        for of, flattened in flatten_in_turn(transforms, records, envelope, first=first):
-            parts[of].add(flattened, table, first)
-        first += table.num_rows
-    return [part.made(first) for part in parts]
+    records = 0
+    for first, count, group in parquet.groups(content):
+        raw = group.collect()
+        for of, flattened in flatten_in_turn(transforms, raw["record"], envelope, first=first):
+            parts[of].add(flattened, raw, first)
+        records += count
+    return [part.made(records) for part in parts]
 
 
 def _staged(deps: Deps, names: Names, where: tuple[str, int, int], made: _Made, derived: JsonDict) -> JsonDict:
@@ -94,11 +86,11 @@ class _Parts:
     def __init__(self, transform: Transform, *, primary: bool) -> None:
         self._transform, self._primary = transform, primary
         self._rows, self._keys = parquet.Frames(), parquet.Frames()
-        self._rejects: list[pa.Table] = []
+        self._rejects: list[pl.DataFrame] = []
         self._reasons: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
 
-    def add(self, flattened: Flattened, raw: pa.Table, first: int) -> None:
+    def add(self, flattened: Flattened, raw: pl.DataFrame, first: int) -> None:
         """What was made of the records `raw`, of which the first is the segment's `first`."""
         rows = flattened.rows
         self._rows.add(rows)
@@ -127,16 +119,17 @@ class _Parts:
             stream=self._transform.stream,
             rows=self._rows.content(),
             keys=self._keys.content(),
-            rejects=parquet.of_table(pa.concat_tables(self._rejects)) if self._rejects else None,
+            rejects=parquet.of_frame(pl.concat(self._rejects)) if self._rejects else None,
             rejected=counts["rejected"],
             summary=result.to_wire() | {"reasons": dict(self._reasons.most_common(5))},
         )
 
 
-def _rejects(raw: pa.Table, flattened: Flattened, first: int) -> pa.Table:
-    rows = raw.take(pa.array([reject.record - first for reject in flattened.rejects], pa.int64()))
-    reasons = pa.array([reject.reason for reject in flattened.rejects], pa.string())
-    return rows.append_column(REJECTS_SCHEMA.field("reason"), reasons)
+def _rejects(raw: pl.DataFrame, flattened: Flattened, first: int) -> pl.DataFrame:
+    """The records that were refused, as they were staged, each with its reason."""
+    return raw[[reject.record - first for reject in flattened.rejects]].with_columns(
+        reason=pl.Series([reject.reason for reject in flattened.rejects], dtype=pl.String)
+    )
 
 
 def _unknown(rows: pl.DataFrame) -> int:

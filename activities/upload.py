@@ -157,16 +157,11 @@ def _frames(contents: dict[int, tuple[bytes, list[int] | None]]) -> Iterator[tup
     """The rows that are wanted, a row group at a time, with their segment; what was read is let go."""
     for segment in list(contents):
         content, wanted = contents.pop(segment)
-        groups = pq.read_metadata(pa.BufferReader(content))
-        whole = pl.scan_parquet(io.BytesIO(content))
-        low = 0
-        for group in range(groups.num_row_groups):
-            count = groups.row_group(group).num_rows
+        for low, count, group in parquet.groups(content):
             if wanted is None:
-                yield segment, whole.slice(low, count).collect()
+                yield segment, group.collect()
             elif here := wanted[bisect_left(wanted, low) : bisect_left(wanted, low + count)]:
-                yield segment, whole.slice(low, count).collect()[[row - low for row in here]]
-            low += count
+                yield segment, group.collect()[[row - low for row in here]]
 
 
 def encoded(frame: pl.DataFrame) -> Iterator[memoryview]:

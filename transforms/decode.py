@@ -64,8 +64,8 @@ def arrow_schema(fields: Fields) -> pa.Schema:
     return pa.schema([pa.field(name, arrow_type(kind)) for name, kind in fields.items()])
 
 
-def decode(records: pa.Array, fields: Fields, *, fast: bool = True) -> Decoded:
-    """Decode the declared fields of `records` (an Arrow array of binary, one JSON text each); everything else in them is left alone.
+def decode(records: pl.Series, fields: Fields, *, fast: bool = True) -> Decoded:
+    """Decode the declared fields of `records` (binary, one JSON text each); everything else in them is left alone.
 
     `fast` False takes the lenient path for all of them: tests hold the two against each other.
     """
@@ -98,14 +98,18 @@ def decode(records: pa.Array, fields: Fields, *, fast: bool = True) -> Decoded:
     return Decoded(frame, rejects, lenient)
 
 
-def _fast(records: pa.Array, schema: pa.Schema) -> pa.Table | None:
+def _fast(records: pl.Series, schema: pa.Schema) -> pa.Table | None:
     """The records as a table, or None when the reader refuses any of them."""
     # A record `null` passes pyarrow's reader as a row of nulls, and crashes the process when it comes alone (26.0.1, measured). Records
     # that begin and end as objects and have a raw line break between them, which no string may hold, cannot run into one another.
-    if not pc.all(pc.and_(pc.starts_with(records, pattern="{"), pc.ends_with(records, pattern="}"))).as_py():
+    if not (records.bin.starts_with(b"{") & records.bin.ends_with(b"}")).all():
         return None
-    whole = pa.ListArray.from_arrays(pa.array([0, len(records)], pa.int32()), records)
-    lines = pc.binary_join(whole, b"\n")[0].as_buffer()
+    try:
+        texts = records.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        # They are no UTF-8, which the reader would not mind.
+        return None
+    lines = texts.str.join("\n").to_arrow(compat_level=pl.CompatLevel.newest())[0].as_buffer()
     try:
         # One block, so that line breaks between a record's own tokens do no harm.
         table = pj.read_json(
@@ -113,7 +117,7 @@ def _fast(records: pa.Array, schema: pa.Schema) -> pa.Table | None:
             read_options=pj.ReadOptions(use_threads=False, block_size=lines.size + 1),
             parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-        # The reader takes strings that are no UTF-8, and NaN and Infinity, which are no JSON and would be above every threshold.
+        # The reader takes escapes that are no character, and NaN and Infinity, which are no JSON and would be above every threshold.
         table.validate(full=True)
     except pa.ArrowInvalid:
         return None
@@ -135,14 +139,14 @@ def _reals(columns: Iterable[pa.ChunkedArray]) -> Iterator[pa.ChunkedArray]:
 
 
 def _lenient(
-    records: pa.Array, low: int, high: int, fields: Fields
+    records: pl.Series, low: int, high: int, fields: Fields
 ) -> tuple[list[dict[str, Any]], list[int], list[Reject]]:
     rows: list[dict[str, Any]] = []
     at: list[int] = []
     rejects: list[Reject] = []
     for position in range(low, high):
         try:
-            value = json.loads(_unicode(records[position].as_py()))
+            value = json.loads(_unicode(records[position]))
         except RecursionError:
             rejects.append(Reject(position, "not JSON that can be read: nested too deeply"))
             continue

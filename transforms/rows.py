@@ -13,7 +13,6 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import polars as pl
-import pyarrow as pa
 
 from sentinel.tables import FIELD_LIMIT_BYTES, ColumnType, Table
 from transforms.decode import RECORD, Decoded, Fields, Reject, decode
@@ -81,7 +80,7 @@ def schema(table: Table) -> dict[str, pl.DataType]:
 
 def flatten(
     transform: Transform,
-    records: pa.Array,
+    records: pl.Series,
     envelope: Envelope,
     *,
     fast: bool = True,
@@ -96,7 +95,7 @@ def flatten(
 
 def flatten_together(
     transforms: Sequence[Transform],
-    records: pa.Array,
+    records: pl.Series,
     envelope: Envelope,
     *,
     fast: bool = True,
@@ -111,7 +110,7 @@ def flatten_together(
 
 def flatten_in_turn(
     transforms: Sequence[Transform],
-    records: pa.Array,
+    records: pl.Series,
     envelope: Envelope,
     *,
     first: int = 0,
@@ -122,7 +121,7 @@ def flatten_in_turn(
 
     `first`: the position of the first record in its segment.
     """
-    at_once = max(1, len(records) * bytes_at_once // max(1, records.nbytes))
+    at_once = max(1, len(records) * bytes_at_once // max(1, int(records.estimated_size())))
     for at in range(0, max(1, len(records)), at_once):
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
         for number, transform in enumerate(transforms):

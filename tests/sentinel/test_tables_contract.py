@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import cast, get_args
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from sentinel.contract import STREAM_LIMIT, fits, problems, rule_problems, stream_problems
@@ -171,7 +170,10 @@ def test_a_transform_gives_only_columns_of_its_table(name: tuple[str, str]) -> N
     """What flatten gives exists in the table, casts to its type, and leaves the envelope to the run."""
     transform = TRANSFORMS[name]
     given = (
-        decode(pa.array([b"{}"], pa.binary()), transform.fields).frame.lazy().pipe(transform.flatten).collect_schema()
+        decode(pl.Series([b"{}"], dtype=pl.Binary), transform.fields)
+        .frame.lazy()
+        .pipe(transform.flatten)
+        .collect_schema()
     )
     columns = set(given) - {RECORD}
     assert columns <= set(transform.table.names)
@@ -193,6 +195,6 @@ def test_rows_have_exactly_the_columns_and_types_of_the_table(name: tuple[str, s
     """In the table's order, also when no record is a row."""
     transform = TRANSFORMS[name]
     for records in ([], [b"{}"], [b'{"id":"1","finding_id":"1"}']):
-        rows = flatten(transform, pa.array(records, pa.binary()), ENVELOPE).rows
+        rows = flatten(transform, pl.Series(records, dtype=pl.Binary), ENVELOPE).rows
         assert dict(rows.drop(RECORD).schema) == schema(transform.table)
         assert rows.columns == [*transform.table.names, RECORD]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import pyarrow as pa
+import polars as pl
 import pytest
 
 from transforms.registry import TRANSFORMS
@@ -27,7 +27,7 @@ def flattened() -> Callable[..., Flattened]:
 
     def run(name: str, records: Iterable[Any], **how: Any) -> Flattened:
         source, stream = name.split("/")
-        texts = pa.array([_text(record) for record in records], pa.binary())
+        texts = pl.Series([_text(record) for record in records], dtype=pl.Binary)
         return flatten(TRANSFORMS[source, stream], texts, ENVELOPE, **how)
 
     return run

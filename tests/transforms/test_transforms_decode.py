@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ GOOD = b'{"a":"good"}'
 
 
 def _decode(records: list[bytes], *, fast: bool = True) -> Decoded:
-    return decode(pa.array(records, pa.binary()), FIELDS, fast=fast)
+    return decode(pl.Series(records, dtype=pl.Binary), FIELDS, fast=fast)
 
 
 ROWS: dict[str, tuple[bytes, dict[str, Any]]] = {

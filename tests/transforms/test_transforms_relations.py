@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,7 +113,7 @@ def related() -> Any:
 
     def make(records: list[Any], *of: str, fast: bool = True) -> Flattened:
         texts = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
-        return flatten(DERIVED[of] if of else RELATIONS, pa.array(texts, pa.binary()), ENVELOPE, fast=fast)
+        return flatten(DERIVED[of] if of else RELATIONS, pl.Series(texts, dtype=pl.Binary), ENVELOPE, fast=fast)
 
     return make
 
@@ -167,7 +167,7 @@ def test_synthetic_records_have_the_relations_that_plain_python_finds(
 @given(devices=st.lists(DEVICE, max_size=4, unique_by=lambda device: device["id"]))
 def test_any_device_has_the_relations_that_plain_python_finds(devices: list[dict[str, Any]]) -> None:
     """Each once, in the order of the records, the same on both ways of decoding."""
-    texts = pa.array([json.dumps(device).encode() for device in devices], pa.binary())
+    texts = pl.Series([json.dumps(device).encode() for device in devices], dtype=pl.Binary)
     result = flatten(RELATIONS, texts, ENVELOPE)
     relations = found(result)
     assert relations == all_related(devices)
@@ -183,7 +183,7 @@ def test_any_device_has_the_relations_that_plain_python_finds(devices: list[dict
 def test_any_record_has_the_relations_that_plain_python_finds(of: tuple[str, str], data: st.DataObject) -> None:
     """Of the other products: each once, in the order of the records, the same on both ways of decoding; what is deleted is marked."""
     records = data.draw(st.lists(OTHERS[of], max_size=4, unique_by=lambda record: (record.get("id") or "").strip()))
-    texts = pa.array([json.dumps(record).encode() for record in records], pa.binary())
+    texts = pl.Series([json.dumps(record).encode() for record in records], dtype=pl.Binary)
     result = flatten(DERIVED[of], texts, ENVELOPE)
     # A field that the parent's stream does not have is none of the relations' either.
     known = [{name: value for name, value in record.items() if name in DERIVED[of].fields} for record in records]
@@ -202,7 +202,7 @@ def test_relations_made_of_some_records_at_a_time_are_the_same(
     """In order, each with its record's position; what is refused is told once."""
     parent = TRANSFORMS[of[0], SOURCES[of[0]].parents[of[1]]]
     records = [json.dumps(record).encode() for record in records_of(Inventory(400, 10), *of)]
-    texts = pa.array([*records, b"[]", b"{}"], pa.binary())
+    texts = pl.Series([*records, b"[]", b"{}"], dtype=pl.Binary)
     whole = flatten_together([parent, DERIVED[of]], texts, ENVELOPE)
     monkeypatch.setattr("transforms.rows.DERIVED_AT_ONCE", 3)
     assert len(list(flatten_in_turn([parent, DERIVED[of]], texts, ENVELOPE))) > 5
@@ -349,7 +349,7 @@ def test_a_record_is_rejected_once_and_exactly_where_the_asset_is(related: Any) 
     """With relations, without any, no object at all: reasons and places are the parent's."""
     records = [{"customer": "x", "virtual_host_name": "y"}, {"id": 1, "customer": "x"}, {}, [1], None, {"id": 2}]
     result = related(records)
-    texts = pa.array([json.dumps(record).encode() for record in records], pa.binary())
+    texts = pl.Series([json.dumps(record).encode() for record in records], dtype=pl.Binary)
     assert result.rejects == flatten(TRANSFORMS["device42", "devices"], texts, ENVELOPE).rejects
     assert [reject.record for reject in result.rejects] == [0, 2, 3, 4]
     assert result.rows[RECORD].to_list() == [1]

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 import pytest
 import urllib3
 
@@ -106,7 +106,7 @@ def test_rows_change_where_the_truth_says_changed_and_only_there(key: tuple[str,
     rows = []
     for day in (2, 6):
         records = on(day, key)
-        flat = flatten(transform, pa.array(records.values(), pa.binary()), envelope)
+        flat = flatten(transform, pl.Series(records.values(), dtype=pl.Binary), envelope)
         assert not flat.rejects
         rows.append(dict(zip(records, flat.rows.select(hashed).rows(), strict=True)))
     old, new = rows
