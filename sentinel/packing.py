@@ -250,17 +250,19 @@ class Press:
     def _take(self, start: int, end: int) -> None:
         """A chunk that is whole."""
         here = Chunk(start, end, self._rest.count(b"\n", start, end) + 1)
-        self._enter(self.chunks, here, digest(memoryview(self._rest)[start:end]))
+        self._enter(self.chunks, here)
         self.wires[self._at + start] = (self._at + end, wire(self._rest, here))
 
     def _set_aside(self, start: int, end: int) -> None:
         """A row that fits into no body."""
-        self._enter(self.oversize, Chunk(start, end, 1), digest(memoryview(self._rest)[start:end]))
+        self._enter(self.oversize, Chunk(start, end, 1))
 
-    def _enter(self, among: list[Chunk], here: Chunk, digested: str) -> None:
+    def _enter(self, among: list[Chunk], here: Chunk) -> None:
         chunk = Chunk(self._at + here.start, self._at + here.end, here.rows)
         among.append(chunk)
-        self.digests[chunk.start, chunk.end] = digested
+        # Released here: whoever still held a view (a debugger does) would keep what is cut from being dropped.
+        with memoryview(self._rest) as rest, rest[here.start : here.end] as rows:
+            self.digests[chunk.start, chunk.end] = digest(rows)
 
     def _drop(self, until: int) -> None:
         del self._rest[:until]
@@ -397,7 +399,7 @@ def halve(lines: Lines, chunk: Chunk) -> tuple[Chunk, Chunk]:
 
 def body(lines: Lines, chunk: Chunk) -> bytes:
     """The chunk's request body, uncompressed: a JSON array, exactly `chunk.body_bytes` long."""
-    return b"[" + lines[chunk.start : chunk.end].replace(b"\n", b",") + b"]"
+    return b"".join((b"[", lines[chunk.start : chunk.end].replace(b"\n", b","), b"]"))
 
 
 def digest(content: bytes | bytearray | memoryview) -> str:

@@ -322,3 +322,21 @@ def test_lines_made_anew_are_made_once_and_only_when_looked_into() -> None:
     assert body(lines, chunk) == b'[{"a":"x"},{"a":"y"}]'
     assert [body(lines, half) for half in halve(lines, chunk)] == [b'[{"a":"x"}]', b'[{"a":"y"}]']
     assert len(made) == 1
+
+
+def test_a_view_that_somebody_still_holds_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A debugger or a profiler holds the frames of a call, and what they had in hand, for longer than the call."""
+    held: list[Any] = []
+
+    def keep(content: Any) -> str:
+        held.append(content)
+        return digest(content)
+
+    monkeypatch.setattr("sentinel.packing.digest", keep)
+    lines = b'{"a":1}\n' * 50
+    press = Press(100)
+    for at in range(0, len(lines), 70):
+        press.add(lines[at : at + 70])
+    press.finish()
+    assert sum(chunk.rows for chunk in press.chunks) == 50
+    assert len(held) == len(press.chunks)
