@@ -51,8 +51,8 @@ class Destination:
 class Deps:
     """Everything that activities depend on. `reader` raises Stop when the source's settings are missing.
 
-    `desks`: whoever flattens or encodes a segment holds one of them. Such work takes ten times a segment's bytes and uses no core better for being done more often
-    at once than there are cores; fetching, waiting and sending need none.
+    `desks`, `presses`: whoever flattens a segment holds one of the first, whoever encodes a pack one of the second. Such work takes ten times a row group's bytes
+    and uses no core better for being done more often at once than there are cores; fetching, waiting and sending need neither.
     `without_relations`: sources whose relations nobody wants.
     """
 
@@ -62,6 +62,7 @@ class Deps:
     budgets: Budgets
     sending: Budget
     desks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
+    presses: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     without_relations: frozenset[str] = frozenset()

@@ -118,7 +118,7 @@ def _pack(request: UploadRequest, deps: Deps, press: Press) -> _Pack:
     wanted, unchanged = _segments(request, deps)
     # Nobody needs a desk to fetch.
     contents = _contents(wanted, deps)
-    with deps.desks:
+    with deps.presses:
         for segment, frame in _frames(contents):
             starts.append(press.taken)
             segments.append(segment)
