@@ -161,11 +161,17 @@ def _flattened(transform: Transform, decoded: Decoded, envelope: Envelope, first
 def conform(frame: pl.DataFrame, transform: Transform, envelope: Envelope, decoded: Decoded) -> Flattened:
     """The flattened frame as the table's rows, with the rejects of both steps."""
     table = transform.table
-    keyless = pl.col("EntityOriginalId").is_null() | pl.col(table.key).is_null()
-    rejects = [
-        *decoded.rejects,
-        *(Reject(at, "no identifier: the record cannot be told apart") for at in frame.filter(keyless)[RECORD]),
-    ]
+    unknown = set(frame.columns) - set(table.names) - {RECORD}
+    assert not unknown, (
+        f"{transform.source}/{transform.stream} gives columns that {table.name} lacks: {sorted(unknown)}"
+    )
+    rejects = list(decoded.rejects)
+    if frame["EntityOriginalId"].null_count() or frame[table.key].null_count():
+        keyless = pl.col("EntityOriginalId").is_null() | pl.col(table.key).is_null()
+        rejects += (
+            Reject(at, "no identifier: the record cannot be told apart") for at in frame.filter(keyless)[RECORD]
+        )
+        frame = frame.filter(~keyless)
     constants = {
         "TimeGenerated": pl.lit(envelope.started_at, TYPES["datetime"]),
         "EntityFeedType": pl.lit(envelope.feed_type),
@@ -174,25 +180,60 @@ def conform(frame: pl.DataFrame, transform: Transform, envelope: Envelope, decod
         "EntityProduct": pl.lit(transform.product),
         "SourceStream": pl.lit(transform.stream),
     }
-    given = set(frame.columns)
-    unknown = given - set(table.names) - {RECORD}
-    assert not unknown, (
-        f"{transform.source}/{transform.stream} gives columns that {table.name} lacks: {sorted(unknown)}"
+    kinds, found = schema(table), frame.schema
+    given = {name: kinds[name] for name in found if name != RECORD and name not in constants}
+    frame = frame.with_columns(
+        pl.col(name).cast(kind, strict=False) for name, kind in given.items() if found[name] != kind
     )
+    unclean, suspects = _measured(frame, given)
     expressions = []
-    for name, kind in schema(table).items():
+    for name, kind in kinds.items():
         if name in constants:
             expression = constants[name]
         elif name == "EntityIsDeleted":
-            expression = pl.col(name).fill_null(value=False) if name in given else pl.lit(value=False)
+            expression = pl.col(name).fill_null(value=False) if name in given else _FALSE
         elif name in given:
-            expression = _clean(pl.col(name).cast(kind, strict=False), kind)
+            expression = _clean(pl.col(name), kind) if name in unclean else pl.col(name)
         else:
-            expression = pl.lit(None, kind)
+            expression = _NULLS[kind]
         expressions.append(expression.alias(name))
-    rows = frame.filter(~keyless).select(*expressions, RECORD)
-    rows, truncated = _cut(rows)
+    rows, truncated = _cut(frame.select(*expressions, RECORD), suspects)
     return Flattened(rows, sorted(rejects, key=lambda reject: reject.record), decoded.lenient, truncated)
+
+
+_FALSE: Final = pl.lit(value=False)
+_NULLS: Final = {kind: pl.lit(None, kind) for kind in TYPES.values()}
+
+
+def _measured(frame: pl.DataFrame, given: dict[str, pl.DataType]) -> tuple[set[str], list[str]]:
+    """The columns in which `_clean` would change something, and the texts and lists that might be over the field limit.
+
+    Nearly all columns are neither, and an expression costs 20 µs and more whatever the frame: to clean and to size each column was a sixth
+    of what flattening took (4 of 26 ms for 3,600 devices).
+    """
+    texts, lists, reals = (
+        [name for name, kind in given.items() if kind == TYPES[of]] for of in ("string", "dynamic", "real")
+    )
+    inner = pl.col(lists).explode(empty_as_null=False, keep_nulls=False)
+    measures = {
+        "shortest": pl.col(texts).str.len_bytes().min(),
+        "longest": pl.col(texts).str.len_bytes().max(),
+        "fewest": pl.col(lists).list.len().min(),
+        "most": pl.col(lists).list.len().max(),
+        "nulls": inner.null_count(),
+        "widest": inner.str.len_bytes().max(),
+        "finite": pl.col(reals).is_finite().all(),
+    }
+    found = frame.select(measure.name.suffix(f" {what}") for what, measure in measures.items()).row(0, named=True)
+    unclean = {
+        *(name for name in texts if found[f"{name} shortest"] == 0),
+        *(name for name in lists if found[f"{name} fewest"] == 0 or found[f"{name} nulls"]),
+        *(name for name in reals if not found[f"{name} finite"]),
+    }
+    longest = {name: found[f"{name} longest"] or 0 for name in texts} | {
+        name: (found[f"{name} most"] or 0) * ((found[f"{name} widest"] or 0) + 3) + 2 for name in lists
+    }
+    return unclean, [name for name, size in longest.items() if size > FIELD_LIMIT_BYTES]
 
 
 def _clean(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
@@ -202,20 +243,18 @@ def _clean(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
     if isinstance(kind, pl.List):
         kept = column.list.filter(pl.element().is_not_null())
         return pl.when(kept.list.len() > 0).then(kept)
-    if kind == pl.String:
-        # Nothing is said by an empty text, and one absent form is enough for whoever asks.
-        return pl.when(column != "").then(column)
-    return column
+    # Nothing is said by an empty text, and one absent form is enough for whoever asks.
+    return pl.when(column != "").then(column)
 
 
-def _cut(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+def _cut(rows: pl.DataFrame, suspects: Sequence[str]) -> tuple[pl.DataFrame, int]:
     """Cut texts and lists that are over the field limit, and name their columns in FieldsTruncated; frames without such pass untouched."""
     sizes = {
         name: pl.col(name).str.len_bytes() if kind == pl.String else _list_bytes(name)
         for name, kind in rows.schema.items()
-        if kind == pl.String or (isinstance(kind, pl.List) and name != "FieldsTruncated")
+        if name in suspects
     }
-    largest = rows.select(**{name: size.max() for name, size in sizes.items()}).row(0, named=True)
+    largest = rows.select(**{name: size.max() for name, size in sizes.items()}).row(0, named=True) if sizes else {}
     over = [name for name, size in largest.items() if size is not None and size > FIELD_LIMIT_BYTES]
     if not over:
         return rows, 0
