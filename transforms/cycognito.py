@@ -221,22 +221,23 @@ def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
     ).with_columns(_name=_name(affected))
     has_host = affected.str.contains(r"^(?:ip|webapp|domain)/")
     staged = _located(staged, pl.when(has_host).then(pl.col("_name")))
+    judged = severity.judged(staged, severity.CYCOGNITO, [pl.col("_label")], pl.col("severity_score"))
     closed = resolved.is_not_null() | status.str.contains(_CLOSED).fill_null(value=False)
     method = pl.col("exploitation_method").str.to_lowercase()
-    return staged.select(
+    return judged.select(
         RECORD,
+        *severity.COLUMNS,
         EntityOriginalId=identifier,
         FindingId=pl.concat_str(pl.lit("cycognito:"), identifier),
         AssetId=pl.concat_str(pl.lit("cycognito:"), affected),
         AssetName=pl.col("_name"),
         FindingTitle=pl.col("title"),
-        FindingType=values.mapped(pl.col("issue_type"), _FINDING_TYPES, "Other").fill_null("Other"),
+        FindingType=values.mapped(pl.col("issue_type"), _FINDING_TYPES, "Other"),
         OriginalFindingType=pl.col("issue_type"),
         DetectionId=pl.col("issue_id"),
         # The vendor writes its summaries' line breaks as " | ".
         Description=pl.col("summary").str.strip_prefix("| ").str.replace_all(" | ", "\n", literal=True),
         Solution=values.present(pl.col("remediation_steps")).list.join("\n"),
-        **severity.columns(severity.CYCOGNITO, [pl.col("_label")], pl.col("severity_score")),
         CveId=cve,
         CveIds=values.one(cve),
         RiskScore=pl.col("severity_score"),

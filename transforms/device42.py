@@ -153,7 +153,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         AssetName=label,
         AssetType=pl.when(network)
         .then(pl.lit("Network Device"))
-        .otherwise(values.mapped(pl.col("type"), _TYPES, "Other").fill_null("Other")),
+        .otherwise(values.mapped(pl.col("type"), _TYPES, "Other")),
         AssetOriginalType=pl.concat_str(
             pl.col("type"),
             pl.coalesce(pl.col("virtual_subtype"), pl.col("device_sub_type")),

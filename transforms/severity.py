@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from sentinel.tables import EVENT_SEVERITY
+from transforms import values
 
 WORDS: Mapping[str, str] = {
     "critical": "Critical",
@@ -63,9 +64,7 @@ TENABLE = Profile(
 
 def level_of_label(label: pl.Expr, profile: Profile) -> pl.Expr:
     """The level that a label means, or null."""
-    return (
-        label.str.strip_chars().str.to_lowercase().replace_strict(profile.words, default=None, return_dtype=pl.String)
-    )
+    return values.mapped(label, profile.words, None)
 
 
 def level_of_number(number: pl.Expr, bands: Sequence[tuple[float, str]]) -> pl.Expr:
@@ -76,37 +75,49 @@ def level_of_number(number: pl.Expr, bands: Sequence[tuple[float, str]]) -> pl.E
     return expression
 
 
-def columns(
-    profile: Profile, labels: Sequence[pl.Expr], number: pl.Expr | None = None, cvss: pl.Expr | None = None
-) -> dict[str, pl.Expr]:
-    """The four severity columns of a finding: Severity, EventSeverity, EventOriginalSeverity, SeverityBasis.
+COLUMNS = ("Severity", "EventSeverity", "EventOriginalSeverity", "SeverityBasis")
+
+
+def judged(
+    frame: pl.LazyFrame,
+    profile: Profile,
+    labels: Sequence[pl.Expr],
+    number: pl.Expr | None = None,
+    cvss: pl.Expr | None = None,
+) -> pl.LazyFrame:
+    """The frame with the four severity columns of findings (COLUMNS), each step from the one before (see `values.name`).
 
     `labels` are tried in order; `number` is on the profile's scale; `cvss` is a base score.
     """
-    none = pl.lit(None, pl.String)
-    by_label = [level_of_label(label, profile) for label in labels]
-    by_number = none if number is None else level_of_number(number, profile.bands)
-    by_cvss = none if cvss is None else level_of_number(cvss, CVSS_BANDS)
-    level = pl.coalesce(*by_label, by_number, by_cvss, pl.lit("Unknown"))
-    original = none
-    basis = pl.lit("none")
-    if cvss is not None:
-        original = pl.when(by_cvss.is_not_null()).then(cvss.cast(pl.String)).otherwise(original)
-        basis = pl.when(by_cvss.is_not_null()).then(pl.lit("cvss")).otherwise(basis)
+    given = {f"_label_{at}": label for at, label in enumerate(labels)}
+    read = {name: level_of_label(label, profile) for name, label in given.items()}
+    original, basis = dict(given), dict.fromkeys(given, "label")
+    unread = list(given.values())
     if number is not None:
-        original = pl.when(by_number.is_not_null()).then(_shortest(number)).otherwise(original)
-        basis = pl.when(by_number.is_not_null()).then(pl.lit("number")).otherwise(basis)
-    for label, found in reversed(list(zip(labels, by_label, strict=True))):
-        original = pl.when(found.is_not_null()).then(label).otherwise(original)
-        basis = pl.when(found.is_not_null()).then(pl.lit("label")).otherwise(basis)
-    # What nothing could read is kept too.
-    unread = pl.coalesce(*labels, *([] if number is None else [_shortest(number)]))
-    return {
-        "Severity": level,
-        "EventSeverity": level.replace_strict(EVENT_SEVERITY, return_dtype=pl.String),
-        "EventOriginalSeverity": pl.coalesce(original, unread),
-        "SeverityBasis": basis,
-    }
+        read["_number"] = level_of_number(number, profile.bands)
+        original["_number"], basis["_number"] = _shortest(number), "number"
+        unread.append(_shortest(number))
+    if cvss is not None:
+        read["_cvss"] = level_of_number(cvss, CVSS_BANDS)
+        original["_cvss"], basis["_cvss"] = cvss.cast(pl.String), "cvss"
+
+    def of_the_first(said: Mapping[str, pl.Expr]) -> list[pl.Expr]:
+        return [pl.when(pl.col(name).is_not_null()).then(expression) for name, expression in said.items()]
+
+    return (
+        frame.with_columns(**read)
+        .with_columns(
+            Severity=pl.coalesce(*read, pl.lit("Unknown")),
+            # What nothing could read is kept too.
+            EventOriginalSeverity=pl.coalesce(*of_the_first(original), *unread),
+            SeverityBasis=pl.coalesce(
+                *of_the_first({name: pl.lit(word) for name, word in basis.items()}), pl.lit("none")
+            ),
+        )
+        .with_columns(
+            EventSeverity=values.once_each(pl.col("Severity"), lambda level: EVENT_SEVERITY[level or "Unknown"])
+        )
+    )
 
 
 def _shortest(number: pl.Expr) -> pl.Expr:

@@ -290,6 +290,7 @@ def _staged_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
             _cves=values.joined(plugin.field("cve")),
             _label=values.text(pl.col("severity")),
             _risk=values.text(plugin.field("risk_factor")),
+            _score=pl.coalesce(plugin.field("cvss3_base_score"), plugin.field("cvss_base_score")),
         )
         .with_columns(_fqdn=values.name(pl.col("_clean_fqdn")), _host_name=values.name(pl.col("_clean")))
         .with_columns(
@@ -321,23 +322,25 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
         .list.eval(pl.element().struct.field("type").str.contains(r"(?i)^CISA-KNOWN-EXPLOITED$"))
         .list.any()
     )
-    level = severity.columns(
-        severity.TENABLE,
-        [pl.col("_label"), pl.col("_risk")],
-        pl.col("severity_id"),
-        pl.coalesce(cvss3, cvss2),
-    )
     state = pl.col("state").str.to_uppercase()
     accepted = pl.col("severity_modification_type").str.to_uppercase() == "ACCEPTED"
     number = port.field("port")
-    return _staged_vulnerability(frame).select(
+    judged = severity.judged(
+        _staged_vulnerability(frame),
+        severity.TENABLE,
+        [pl.col("_label"), pl.col("_risk")],
+        pl.col("severity_id"),
+        pl.col("_score"),
+    )
+    return judged.select(
         RECORD,
+        *severity.COLUMNS,
         EntityOriginalId=identifier,
         FindingId=pl.concat_str(pl.lit("tenable:"), identifier),
         AssetId=pl.concat_str(pl.lit("tenable:"), owner),
         AssetName=pl.coalesce(full_name, values.text(asset.field("hostname")), asset.field("ipv4")),
         FindingTitle=plugin.field("name"),
-        FindingType=_finding_type(plugin.field("family"), level["Severity"], cves),
+        FindingType=_finding_type(plugin.field("family"), pl.col("Severity"), cves),
         OriginalFindingType=plugin.field("family"),
         DetectionId=plugin.field("id").cast(pl.String),
         Description=pl.concat_str(
@@ -348,10 +351,9 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
         ),
         Solution=plugin.field("solution"),
         Evidence=values.text(pl.col("output")),
-        **level,
         CveId=cves.list.first(),
         CveIds=cves,
-        CvssScore=pl.coalesce(cvss3, cvss2),
+        CvssScore=pl.col("_score"),
         CvssVersion=pl.when(cvss3.is_not_null()).then(pl.lit("3")).when(cvss2.is_not_null()).then(pl.lit("2")),
         CvssVector=pl.when(cvss3.is_not_null())
         .then(plugin.field("cvss3_vector").struct.field("raw"))

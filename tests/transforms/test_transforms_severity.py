@@ -27,8 +27,9 @@ def _read(
 ) -> dict[str, Any]:
     texts = {f"label{at}": pl.lit(label, pl.String) for at, label in enumerate(labels)}
     frame = pl.select(**texts, number=pl.lit(number, pl.Float64), cvss=pl.lit(cvss, pl.Float64))
-    found = severity.columns(profile, [pl.col(name) for name in texts], pl.col("number"), pl.col("cvss"))
-    return frame.select(**found).row(0, named=True)
+    labels = [pl.col(name) for name in texts]
+    judged = severity.judged(frame.lazy(), profile, labels, pl.col("number"), pl.col("cvss"))
+    return judged.select(severity.COLUMNS).collect().row(0, named=True)
 
 
 @pytest.mark.skipif(

@@ -60,6 +60,55 @@ def test_a_time_is_utc_or_null(text: str | None, expected: datetime | None) -> N
     assert _apply(values.instant, text) == expected
 
 
+_NUMBER = st.sampled_from(
+    ["00", "01", "02", "12", "13", "23", "24", "28", "29", "30", "31", "59", "60", "61", "1", "٣٤"]
+)
+_TIMES = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "", "", " ", "+", "-", "1"]),
+        st.sampled_from(["2024", "2023", "1969", "0000", "9999", "1600", "24"]),
+        st.just("-"),
+        _NUMBER,
+        st.just("-"),
+        _NUMBER,
+        st.sampled_from(["T", "T", "T", "t", " ", ""]),
+        _NUMBER,
+        st.sampled_from([":", ":", ""]),
+        _NUMBER,
+        st.sampled_from([":", ":", ""]),
+        _NUMBER,
+        st.sampled_from(["", "", ".", ",5"]) | st.from_regex(r"\.[0-9]{1,10}", fullmatch=True),
+        st.sampled_from(["Z", "Z", "Z", "z", "", " Z", "Z ", "ZZ", "+01", "+0100", "+01:00", "-00:00", "+01Z", "UTC"]),
+    ),
+)
+
+
+def _usual(time: datetime, decimals: int) -> str:
+    whole = time.isoformat(timespec="microseconds")
+    return (whole[: 20 + decimals] if decimals else whole[:19]) + "Z"
+
+
+_USUAL = st.builds(_usual, st.datetimes(), st.integers(0, 6))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.none() | _USUAL | _TIMES, max_size=3))
+def test_times_are_read_the_same_by_the_fast_way(texts: list[str | None]) -> None:
+    """Of the usual form, or nearly: what pyarrow reads is what polars reads."""
+    given_texts = pl.Series("v", texts, pl.String)
+    fast, slow = values._in_utc(given_texts), values._in_any_form(given_texts)
+    assert fast is None or fast.equals(slow, check_dtypes=True, check_names=True)
+
+
+@given(_USUAL)
+def test_the_usual_times_are_read_the_fast_way(text: str) -> None:
+    """With any number of decimals up to six, and where there is none."""
+    found = values._in_utc(pl.Series([text, None]))
+    assert found is not None
+    assert found.null_count() == 1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -176,6 +225,38 @@ def test_lists_join_in_order_without_nulls_and_repeats(rows: list[tuple[list[str
         assert row["single"] == (list(dict.fromkeys(joined[0])) or None)
         assert row["one"] == (list(dict.fromkeys(heads)) or None)
         assert row["first"] == (joined[0][0] if joined[0] else None)
+
+
+# Versions of Unicode differ in what is not assigned.
+_TEXTS = st.text(st.characters(exclude_categories=("Cn", "Cs")), max_size=6)
+
+
+@given(
+    st.lists(
+        st.none()
+        | st.text(max_size=6)
+        | st.sampled_from([" Prod", "\x85uat\u2003", "\x1cdev", "LIVE\u200b", "", "\u212a"])
+    )
+)
+def test_a_word_is_what_polars_would_make_of_it(texts: list[str | None]) -> None:
+    """Tables are asked in Python, for each distinct text: white space and case are as everywhere else."""
+    stripped = pl.Series(texts, dtype=pl.String).str.strip_chars().str.to_lowercase()
+    assert [None if text is None else values.word(text) for text in texts] == stripped.to_list()
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "criticality"),
+    [
+        (" PROD ", "Production", "Unknown"),
+        ("tier 0", "Other", "Critical"),
+        ("lab", "Other", "Unknown"),
+        (" ", "Unknown", "Unknown"),
+        (None, "Unknown", "Unknown"),
+    ],
+)
+def test_words_for_environments_and_criticality(text: str | None, environment: str, criticality: str) -> None:
+    """Whatever their case; a word that is not known is Other, no word is Unknown."""
+    assert (_apply(values.environment, text), _apply(values.criticality, text)) == (environment, criticality)
 
 
 @pytest.mark.parametrize(
