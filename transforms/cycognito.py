@@ -105,7 +105,7 @@ def _located(frame: pl.LazyFrame, host: pl.Expr) -> pl.LazyFrame:
     )
 
 
-def _staged_domain(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _prepared_domain(frame: pl.LazyFrame) -> pl.LazyFrame:
     """With the domain's own name: see `values.name`."""
     named = _identified(frame).with_columns(
         _clean=values.clean_name(pl.coalesce(values.text(pl.col("domain")), pl.col("_name")))
@@ -116,7 +116,7 @@ def _staged_domain(frame: pl.LazyFrame) -> pl.LazyFrame:
 def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Domains, with the addresses that they resolve to and the sub-domains known below them."""
     below = pl.col("sub_domains").list.eval(values.text(pl.element().str.strip_prefix("domain/").str.to_lowercase()))
-    return _staged_domain(frame).select(
+    return frame.select(
         RECORD,
         **_asset_columns("Domain"),
         **_rating_columns(),
@@ -130,9 +130,13 @@ def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
+def _prepared_web_app(frame: pl.LazyFrame) -> pl.LazyFrame:
+    return _located(_identified(frame), pl.col("_name"))
+
+
 def web_apps(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Web applications: named by an address or by a host."""
-    return _located(_identified(frame), pl.col("_name")).select(
+    return frame.select(
         RECORD,
         **_asset_columns("Web Application"),
         **_rating_columns(),
@@ -148,7 +152,7 @@ def web_apps(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def ip_ranges(frame: pl.LazyFrame) -> pl.LazyFrame:
     """IP ranges: on the internet when something in them answers."""
-    return _identified(frame).select(
+    return frame.select(
         RECORD,
         **_asset_columns("IP Range"),
         IpRange=pl.col("_name"),
@@ -158,8 +162,8 @@ def ip_ranges(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def domain_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     """What domains say of others: owner, organisations, the addresses that they resolve to, the sub-domains known below them."""
-    named, address = _staged_domain(frame), values.first(pl.col("ip_names"))
-    staged = _from(named, "ip_names", "sub_domains", fqdn=pl.col("_own"), address=address)
+    address = values.first(pl.col("ip_names"))
+    staged = _from(frame, "ip_names", "sub_domains", fqdn=pl.col("_own"), address=address)
     return relations.rows(
         "cycognito",
         staged,
@@ -173,9 +177,7 @@ def domain_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def web_app_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     """What web applications say of others: owner, organisations, and in their name the address or the domain that they run on."""
-    located = _located(_identified(frame), pl.col("_name")).with_columns(
-        _end=pl.coalesce(pl.lit("ip/") + pl.col("_ip"), pl.lit("domain/") + pl.col("_fqdn"))
-    )
+    located = frame.with_columns(_end=pl.coalesce(pl.lit("ip/") + pl.col("_ip"), pl.lit("domain/") + pl.col("_fqdn")))
     host = values.hostname(pl.col("_host_name"))
     staged = _from(located, "_end", host=host, fqdn=pl.col("_fqdn"), address=pl.col("_ip"))
     return relations.rows("cycognito", staged, [*_held(staged), _to_assets(staged, "Runs On", "id")])
@@ -183,7 +185,7 @@ def web_app_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def ip_range_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     """What IP ranges say of others: owner and organisations."""
-    staged = _from(_identified(frame))
+    staged = _from(frame)
     return relations.rows("cycognito", staged, _held(staged))
 
 
@@ -206,10 +208,8 @@ def _to_assets(ends: pl.LazyFrame, relationship: str, said: str) -> pl.LazyFrame
     return relations.related(ends, relationship, "Asset", said=pl.lit(said), name=_name(end), identifier=end)
 
 
-def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Issues, linked to the asset that they affect, which need not be exported."""
-    identifier, affected, cve = pl.col("_id"), pl.col("_affected"), pl.col("_cve")
-    resolved, status = pl.col("_resolved"), pl.col("_status")
+def _prepared_issue(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With what several columns are made of: identifiers, the affected asset's names, severity."""
     code = pl.col("issue_id").str.to_uppercase()
     staged = frame.with_columns(
         _id=values.text(pl.col("id")),
@@ -218,13 +218,19 @@ def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
         _resolved=values.instant(pl.col("resolved_at")),
         _status=values.text(pl.col("issue_status")),
         _label=values.text(pl.col("severity")),
-    ).with_columns(_name=_name(affected))
-    has_host = affected.str.contains(r"^(?:ip|webapp|domain)/")
-    staged = _located(staged, pl.when(has_host).then(pl.col("_name")))
-    judged = severity.judged(staged, severity.CYCOGNITO, [pl.col("_label")], pl.col("severity_score"))
+    ).with_columns(_name=_name(pl.col("_affected")))
+    has_host = pl.col("_affected").str.contains(r"^(?:ip|webapp|domain)/")
+    located = _located(staged, pl.when(has_host).then(pl.col("_name")))
+    return severity.judged(located, severity.CYCOGNITO, [pl.col("_label")], pl.col("severity_score"))
+
+
+def issues(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Issues, linked to the asset that they affect, which need not be exported."""
+    identifier, affected, cve = pl.col("_id"), pl.col("_affected"), pl.col("_cve")
+    resolved, status = pl.col("_resolved"), pl.col("_status")
     closed = resolved.is_not_null() | status.str.contains(_CLOSED).fill_null(value=False)
     method = pl.col("exploitation_method").str.to_lowercase()
-    return judged.select(
+    return frame.select(
         RECORD,
         *severity.COLUMNS,
         EntityOriginalId=identifier,
@@ -297,14 +303,17 @@ TRANSFORMS = (
         ASSETS,
         _DOMAIN,
         domains,
+        _prepared_domain,
     ),
-    Transform("cycognito", "web_apps", *_PRODUCT, ASSETS, _WEB_APP, web_apps),
-    Transform("cycognito", "ip_ranges", *_PRODUCT, ASSETS, _IP_RANGE, ip_ranges),
-    Transform("cycognito", "issues", *_PRODUCT, FINDINGS, _ISSUE, issues),
+    Transform("cycognito", "web_apps", *_PRODUCT, ASSETS, _WEB_APP, web_apps, _prepared_web_app),
+    Transform("cycognito", "ip_ranges", *_PRODUCT, ASSETS, _IP_RANGE, ip_ranges, _identified),
+    Transform("cycognito", "issues", *_PRODUCT, FINDINGS, _ISSUE, issues, _prepared_issue),
 )
 
 DERIVED = (
-    Transform("cycognito", "domain_relations", *_PRODUCT, RELATIONSHIPS, _DOMAIN, domain_relations),
-    Transform("cycognito", "web_app_relations", *_PRODUCT, RELATIONSHIPS, _WEB_APP, web_app_relations),
-    Transform("cycognito", "ip_range_relations", *_PRODUCT, RELATIONSHIPS, _IP_RANGE, ip_range_relations),
+    Transform("cycognito", "domain_relations", *_PRODUCT, RELATIONSHIPS, _DOMAIN, domain_relations, _prepared_domain),
+    Transform(
+        "cycognito", "web_app_relations", *_PRODUCT, RELATIONSHIPS, _WEB_APP, web_app_relations, _prepared_web_app
+    ),
+    Transform("cycognito", "ip_range_relations", *_PRODUCT, RELATIONSHIPS, _IP_RANGE, ip_range_relations, _identified),
 )

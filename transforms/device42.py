@@ -90,7 +90,7 @@ def _yes_in(column: str, pattern: str) -> pl.Expr:
     return pl.col(column).list.eval(pl.element().str.strip_chars().str.contains(pattern)).list.any()
 
 
-def _staged(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _prepared(frame: pl.LazyFrame) -> pl.LazyFrame:
     """With what several columns are made of: custom fields that have a value, names, addresses.
 
     Most custom fields have none (4 of 5 in the recordings), so they go before anything is done to the rest.
@@ -146,7 +146,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         .list.eval(values.fqdn(pl.element()))
     )
     fields = pl.element().struct.field("key"), pl.element().struct.field("value")
-    return _staged(frame).select(
+    return frame.select(
         RECORD,
         EntityOriginalId=identifier,
         AssetId=pl.concat_str(pl.lit("device42:"), identifier),
@@ -204,7 +204,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
 def device_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     """What devices say of others: owner and customer, the host that they run on, the chassis that they are in, their subnets."""
     staged = relations.starts(
-        _staged(frame),
+        frame,
         "ip_addresses",
         "_owner",
         "blade_host_id",
@@ -282,7 +282,9 @@ def _in_networks(staged: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-TRANSFORMS = (Transform("device42", "devices", "Device42", "Device42", ASSETS, _DEVICE, devices),)
+TRANSFORMS = (Transform("device42", "devices", "Device42", "Device42", ASSETS, _DEVICE, devices, _prepared),)
 
-DERIVED = (Transform("device42", "relations", "Device42", "Device42", RELATIONSHIPS, _DEVICE, device_relations),)
+DERIVED = (
+    Transform("device42", "relations", "Device42", "Device42", RELATIONSHIPS, _DEVICE, device_relations, _prepared),
+)
 """Of each derived stream, with the fields of the stream whose records it is made of."""

@@ -31,12 +31,17 @@ TYPES: Final[dict[ColumnType, pl.DataType]] = {
 Flatten = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
+def _as_decoded(frame: pl.LazyFrame) -> pl.LazyFrame:
+    return frame
+
+
 @dataclass(frozen=True, slots=True)
 class Transform:
     """How a stream's records become rows of a table.
 
-    `fields`: what is decoded. `flatten`: decoded frame to a frame with the table's columns (those that it leaves out are null) and `_record`;
-    it must give EntityOriginalId, whose absence rejects the record, and the table's key.
+    `fields`: what is decoded. `columns`: prepared frame to a frame with the table's columns (those that it leaves out are null) and `_record`;
+    it must give EntityOriginalId, whose absence rejects the record, and the table's key. `prepare`: decoded frame to one with what several
+    columns are made of; a stream and those derived of it have the same, which is done once for all of them.
     """
 
     source: str
@@ -45,7 +50,12 @@ class Transform:
     product: str
     table: Table
     fields: Fields
-    flatten: Flatten
+    columns: Flatten
+    prepare: Flatten = _as_decoded
+
+    def flatten(self, decoded: pl.LazyFrame) -> pl.LazyFrame:
+        """The table's columns of a decoded frame."""
+        return decoded.pipe(self.prepare).pipe(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +134,9 @@ def flatten_in_turn(
     at_once = max(1, len(records) * bytes_at_once // max(1, int(records.estimated_size())))
     for at in range(0, max(1, len(records)), at_once):
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
+        prepared = replace(decoded, frame=decoded.frame.lazy().pipe(transforms[0].prepare).collect())
         for number, transform in enumerate(transforms):
-            for portion in _portions(decoded, DERIVED_AT_ONCE if number else len(records)):
+            for portion in _portions(prepared, DERIVED_AT_ONCE if number else len(records)):
                 yield number, _flattened(transform, portion, envelope, first + at)
 
 
@@ -149,8 +160,8 @@ def _joined(parts: list[Flattened]) -> Flattened:
 
 
 def _flattened(transform: Transform, decoded: Decoded, envelope: Envelope, first: int) -> Flattened:
-    """Some of a segment's records, of which the first has that position."""
-    frame = decoded.frame.lazy().pipe(transform.flatten).collect()
+    """Some of a segment's records, decoded and prepared, of which the first has that position."""
+    frame = decoded.frame.lazy().pipe(transform.columns).collect()
     part = conform(frame, transform, envelope, decoded)
     if not first:
         return part

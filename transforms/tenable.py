@@ -126,7 +126,7 @@ def _asset_type(kinds: pl.Expr) -> pl.Expr:
     )
 
 
-def _staged_asset(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _prepared_asset(frame: pl.LazyFrame) -> pl.LazyFrame:
     """With what several columns are made of: names, addresses, cloud identifiers, each step from the one before (see `values.name`)."""
     full_names = (
         pl.col("fqdns")
@@ -173,7 +173,6 @@ def _accounts() -> dict[str, pl.Expr]:
 
 def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Assets, one row each; those that Tenable says are deleted or terminated come with EntityIsDeleted."""
-    staged = _staged_asset(frame)
     identifier, fqdns = pl.col("_id"), pl.col("_fqdns")
     addresses, macs = pl.col("_addresses"), pl.col("_macs")
     tool = values.mapped(pl.element().struct.field("name"), _TOOLS, None)
@@ -184,7 +183,7 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
     azure, aws, gcp, kinds = pl.col("_azure"), pl.col("_aws"), pl.col("_gcp"), pl.col("_kinds")
     score = pl.col("acr_score")
     tagged = pl.col("_environment")
-    return staged.select(
+    return frame.select(
         RECORD,
         EntityOriginalId=identifier,
         EntityIsDeleted=pl.col("_gone"),
@@ -244,7 +243,7 @@ def asset_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
     )
     elsewhere = pl.when(~default)
     staged = relations.starts(
-        _staged_asset(frame),
+        frame,
         "_id",
         name=pl.col("_name"),
         host=values.hostname(pl.col("_host_name")),
@@ -279,10 +278,10 @@ def _tag_value(pattern: str) -> pl.Expr:
     return values.first(pl.col("tags").list.eval(matching))
 
 
-def _staged_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _prepared_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
     """With what several columns are made of: the asset's names, CVEs, the words for severity."""
     asset, plugin = pl.col("asset").struct, pl.col("plugin").struct
-    return (
+    named = (
         frame.with_columns(
             _owner=values.text(asset.field("uuid")),
             _clean=values.clean_name(asset.field("hostname")),
@@ -299,6 +298,8 @@ def _staged_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
         )
         .with_columns(_host_name=values.name(pl.col("_host_name")))
     )
+    labels = [pl.col("_label"), pl.col("_risk")]
+    return severity.judged(named, severity.TENABLE, labels, pl.col("severity_id"), pl.col("_score"))
 
 
 def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -325,14 +326,7 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
     state = pl.col("state").str.to_uppercase()
     accepted = pl.col("severity_modification_type").str.to_uppercase() == "ACCEPTED"
     number = port.field("port")
-    judged = severity.judged(
-        _staged_vulnerability(frame),
-        severity.TENABLE,
-        [pl.col("_label"), pl.col("_risk")],
-        pl.col("severity_id"),
-        pl.col("_score"),
-    )
-    return judged.select(
+    return frame.select(
         RECORD,
         *severity.COLUMNS,
         EntityOriginalId=identifier,
@@ -396,8 +390,10 @@ def _finding_type(family: pl.Expr, level: pl.Expr, cves: pl.Expr) -> pl.Expr:
 _PRODUCT = ("Tenable", "Tenable Vulnerability Management")
 
 TRANSFORMS = (
-    Transform("tenable", "assets", *_PRODUCT, ASSETS, _ASSET, assets),
-    Transform("tenable", "vulnerabilities", *_PRODUCT, FINDINGS, _VULNERABILITY, vulnerabilities),
+    Transform("tenable", "assets", *_PRODUCT, ASSETS, _ASSET, assets, _prepared_asset),
+    Transform(
+        "tenable", "vulnerabilities", *_PRODUCT, FINDINGS, _VULNERABILITY, vulnerabilities, _prepared_vulnerability
+    ),
 )
 
-DERIVED = (Transform("tenable", "relations", *_PRODUCT, RELATIONSHIPS, _ASSET, asset_relations),)
+DERIVED = (Transform("tenable", "relations", *_PRODUCT, RELATIONSHIPS, _ASSET, asset_relations, _prepared_asset),)

@@ -364,11 +364,13 @@ def test_rows_have_exactly_the_columns_of_the_table(related: Any) -> None:
 
 
 def test_every_derived_stream_has_a_parent_whose_fields_it_reads() -> None:
-    """One decoding serves both, and each declaration has its transform into the table that it names."""
+    """One decoding and preparing serves both, and each declaration has its transform into the table that it names."""
     declared = {(source.name, derived.name): derived for source in SOURCES.values() for derived in source.derived}
     assert declared.keys() == DERIVED.keys()
     for (source, name), derived in declared.items():
-        assert DERIVED[source, name].fields is TRANSFORMS[source, derived.parent].fields
+        parent = TRANSFORMS[source, derived.parent]
+        assert DERIVED[source, name].fields is parent.fields
+        assert DERIVED[source, name].prepare is parent.prepare
         assert DERIVED[source, name].table.name == derived.table == SOURCES[source].tables[name]
         assert derived.parent in {stream.name for stream in SOURCES[source].streams}
         assert name not in {stream.name for stream in SOURCES[source].streams}
