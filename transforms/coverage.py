@@ -36,25 +36,38 @@ _YES = r"^(?i:yes|true|y|1|active|installed|enabled|covered|protected)$"
 _NO = r"^(?i:no|false|n|0|inactive|missing|disabled|none|not installed)$"
 
 
-def answers(fields: pl.Expr) -> pl.Expr:
-    """What a list of structs {key, value} of text says about tools, as texts such as "+jamf" or "-edr": few, so that asking for each kind is cheap."""
-    word = pl.element().struct.field("key").str.to_lowercase().str.replace_all(r"[^a-z]", "")
-    value = pl.element().struct.field("value").str.strip_chars()
-    sign = pl.when(value.str.contains(_YES)).then(pl.lit("+")).when(value.str.contains(_NO)).then(pl.lit("-"))
-    tool = word.str.extract(f"^({'|'.join(TOOLS)})", 1)
-    return values.present(fields.list.eval(pl.concat_str(sign, tool)))
+_VERDICTS = pl.Struct({**dict.fromkeys(KINDS, pl.Boolean()), "SecurityTools": pl.List(pl.String)})
+
+
+def verdicts(fields: pl.Expr) -> pl.Expr:
+    """What a list of structs {key, value} of text says about tools, for `columns`. Names and answers repeat, and so does what they say together."""
+    tool = values.once_each(pl.element().struct.field("key"), _tools)
+    sign = values.once_each(pl.element().struct.field("value"), _signs)
+    answers = fields.list.eval(pl.concat_str(sign, tool)).list.join(" ")
+    return values.once_each(
+        answers, lambda said: pl.Series([_verdict(one) for one in said], dtype=_VERDICTS), _VERDICTS
+    )
 
 
 def columns(said: pl.Expr) -> dict[str, pl.Expr]:
-    """The coverage booleans and SecurityTools from a column of `answers`."""
-    names = {f"+{prefix}": tool for prefix, (_, tool) in TOOLS.items()}
-    tools = said.list.eval(pl.element().replace_strict(names, default=None, return_dtype=pl.String))
+    """The coverage booleans and SecurityTools from a column of `verdicts`."""
+    return {name: said.struct.field(name) for name in (*KINDS, "SecurityTools")}
+
+
+def _tools(names: pl.Series) -> pl.Series:
+    return names.str.to_lowercase().str.replace_all(r"[^a-z]", "").str.extract(f"^({'|'.join(TOOLS)})", 1)
+
+
+def _signs(answers: pl.Series) -> pl.Series:
+    plain = pl.lit(answers.str.strip_chars())
+    sign = pl.when(plain.str.contains(_YES)).then(pl.lit("+")).when(plain.str.contains(_NO)).then(pl.lit("-"))
+    return pl.select(sign).to_series()
+
+
+def _verdict(said: str | None) -> dict[str, bool | list[str] | None]:
+    """Of answers such as "+jamf -edr"."""
+    answers = [(answer[0] == "+", *TOOLS[answer[1:]]) for answer in (said or "").split()]
+    told = {kind: [yes for yes, of, _ in answers if of == kind] for kind in KINDS}
     # In one order, whatever the order of the fields: a field that moves is no change.
-    named = values.distinct(values.present(tools).list.sort())
-    return {kind: _covered(said, kind) for kind in KINDS} | {"SecurityTools": named}
-
-
-def _covered(said: pl.Expr, kind: str) -> pl.Expr:
-    of_kind = [prefix for prefix, (of, _) in TOOLS.items() if of == kind]
-    yes, no = (said.list.eval(pl.element().is_in([sign + prefix for prefix in of_kind])).list.any() for sign in "+-")
-    return pl.when(yes).then(pl.lit(value=True)).when(no).then(pl.lit(value=False))
+    tools = sorted({tool for yes, _, tool in answers if yes})
+    return {**{kind: any(yes) if yes else None for kind, yes in told.items()}, "SecurityTools": tools or None}

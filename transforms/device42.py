@@ -6,6 +6,8 @@ value is kept in CustomFields.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
 from sentinel.tables import ASSETS, RELATIONSHIPS
@@ -30,7 +32,13 @@ _CLOUDS = {
     "digitalocean instance": "DigitalOcean",
 }
 
-_OWNER = r"^(?:owner|owner name|asset owner|system owner|technical owner)$"
+_ROLES = {
+    "owner": r"^(?:owner|owner name|asset owner|system owner|technical owner)$",
+    "environment": r"^(?:env|environment)$",
+    "criticality": r"criticality|^tier$",
+    "exposed": r"^internet[ _-]?facing$",
+}
+"""What a custom field's name, lower case, says that it is; no name is two of them."""
 
 _EVERYWHERE = r"(?:^|-)(?:0\.0\.0\.0|::)/0(?:\(|$)"
 
@@ -72,18 +80,20 @@ _DEVICE: Fields = {
 }
 
 
-def _custom(pattern: str, part: str = "value") -> pl.Expr:
-    """The value (or another part) of the first custom field (of those with a value) whose name matches (lower case)."""
-    return (
-        pl.col("_fields")
-        .list.filter(pl.element().struct.field("name").str.contains(pattern))
-        .list.first()
-        .struct.field(part)
-    )
+def _custom(role: str, part: str = "value") -> pl.Expr:
+    """The value (or another part) of the first custom field (of those with a value) whose name has that role."""
+    return pl.col("_fields").list.filter(pl.element().struct.field("role") == role).list.first().struct.field(part)
 
 
-def _parts(column: str, part: str) -> pl.Expr:
-    return pl.col(column).list.eval(pl.element().struct.field(part))
+def _roles(names: pl.Series) -> pl.Series:
+    name = pl.lit(names.str.to_lowercase().str.strip_chars())
+    return pl.select(
+        pl.coalesce(pl.when(name.str.contains(of)).then(pl.lit(role)) for role, of in _ROLES.items())
+    ).to_series()
+
+
+def _parts(column: str, part: str, made: Callable[[pl.Expr], pl.Expr] = lambda part: part) -> pl.Expr:
+    return pl.col(column).list.eval(made(pl.element().struct.field(part)))
 
 
 def _yes_in(column: str, pattern: str) -> pl.Expr:
@@ -95,32 +105,27 @@ def _prepared(frame: pl.LazyFrame) -> pl.LazyFrame:
 
     Most custom fields have none (4 of 5 in the recordings), so they go before anything is done to the rest.
     """
-    key = pl.element().struct.field("key")
-    value = pl.element().struct.field("value")
-    filled = pl.col("custom_fields").list.filter(value.is_not_null()).list.filter(values.text(value).is_not_null())
-    field = pl.struct(
-        key.alias("key"),
-        key.str.to_lowercase().str.strip_chars().alias("name"),
-        values.text(value).alias("value"),
-    )
-    macs = (values.mac(pl.element().struct.field(part)) for part in ("mac", "macaddress"))
+    key, value = pl.element().struct.field("key"), pl.element().struct.field("value")
+    field = pl.struct(key.alias("key"), values.text(value).alias("value"), values.once_each(key, _roles).alias("role"))
+    macs = values.united(_parts("mac_addresses", "mac"), _parts("ip_addresses", "macaddress"))
     return (
         frame.with_columns(
             _label=values.text(pl.col("name")),
-            _fields=filled,
-            _addresses=values.joined(_parts("ip_addresses", "ip").list.eval(values.text(pl.element()))),
-            _macs=values.joined(
-                *(pl.col(of).list.eval(mac) for of, mac in zip(("mac_addresses", "ip_addresses"), macs, strict=True))
-            ),
+            _fields=pl.col("custom_fields").list.filter(value.is_not_null()),
+            _addresses=values.joined(_parts("ip_addresses", "ip", values.text)),
+            _macs=values.joined(macs.list.eval(values.mac(pl.element()))),
         )
         .with_columns(
-            _fields=pl.col("_fields").list.eval(field),
+            _fields=pl.col("_fields").list.eval(field).list.filter(value.is_not_null()),
             _names=values.joined(values.listed(pl.col("_label")), pl.col("aliases")),
         )
         .with_columns(
             _clean=values.clean_name(pl.col("_label")),
-            _owner=_custom(_OWNER),
-            _answers=coverage.answers(pl.col("_fields")),
+            _owner=_custom("owner"),
+            _environment=pl.coalesce(_custom("environment"), values.text(pl.col("service_level"))),
+            _criticality=_custom("criticality"),
+            _exposed=_custom("exposed").str.to_lowercase(),
+            _coverage=coverage.verdicts(pl.col("_fields")),
         )
         .with_columns(_host_name=values.name(pl.col("_clean")))
         .with_columns(_fqdn=values.fqdn(pl.col("_host_name")))
@@ -135,9 +140,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Devices, one row each."""
     identifier = _identifier()
     label, owner = pl.col("_label"), pl.col("_owner")
-    environment = pl.coalesce(_custom(r"^(?:env|environment)$"), values.text(pl.col("service_level")))
-    criticality = _custom(r"criticality|^tier$")
-    exposed = _custom(r"^internet[ _-]?facing$").str.to_lowercase()
+    environment, criticality, exposed = pl.col("_environment"), pl.col("_criticality"), pl.col("_exposed")
     network = pl.col("is_it_switch").str.to_lowercase() == "yes"
     full_names = (
         pl.col("_names")
@@ -173,7 +176,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         IpAddresses=pl.col("_addresses"),
         DvcMacAddr=pl.col("_macs").list.first(),
         MacAddresses=pl.col("_macs"),
-        Subnets=values.joined(_parts("ip_addresses", "subnet").list.eval(values.text(pl.element()))),
+        Subnets=values.joined(_parts("ip_addresses", "subnet", values.text)),
         DvcOs=values.text(pl.col("os")),
         DvcOsVersion=pl.coalesce(values.text(pl.col("osver")), values.text(pl.col("osverno"))),
         SerialNumber=values.text(pl.col("serial_no")),
@@ -191,7 +194,7 @@ def devices(frame: pl.LazyFrame) -> pl.LazyFrame:
         OriginalEnvironment=environment,
         Tags=values.joined(pl.col("tags")),
         CustomFields=values.present(pl.col("_fields").list.eval(pl.concat_str(fields[0], pl.lit("="), fields[1]))),
-        **coverage.columns(pl.col("_answers")),
+        **coverage.columns(pl.col("_coverage")),
         IsInternetFacing=pl.when(_yes_in("tags", _EXPOSED) | exposed.is_in(["yes", "true", "1"]))
         .then(pl.lit(value=True))
         .when(exposed.is_in(["no", "false", "0"]))
@@ -215,7 +218,7 @@ def device_relations(frame: pl.LazyFrame) -> pl.LazyFrame:
         address=pl.col("_addresses").list.first(),
         updated=values.instant(pl.col("last_updated")),
         _id=_identifier(),
-        _owned_as=_custom(_OWNER, "key"),
+        _owned_as=_custom("owner", "key"),
         _customer=_numbered("customer", pl.col("customer_id")),
     )
     kinds = [

@@ -114,10 +114,12 @@ def judged(
                 *of_the_first({name: pl.lit(word) for name, word in basis.items()}), pl.lit("none")
             ),
         )
-        .with_columns(
-            EventSeverity=values.once_each(pl.col("Severity"), lambda level: EVENT_SEVERITY[level or "Unknown"])
-        )
+        .with_columns(EventSeverity=values.once_each(pl.col("Severity"), _event_severity))
     )
+
+
+def _event_severity(levels: pl.Series) -> pl.Series:
+    return levels.replace_strict(EVENT_SEVERITY, return_dtype=pl.String)
 
 
 def _shortest(number: pl.Expr) -> pl.Expr:

@@ -273,7 +273,7 @@ def test_coverage_counts_only_plain_answers_of_known_tools(
     """Yes beats no of the same kind; anything else leaves coverage unknown, which is not "not covered"."""
     structs = None if fields is None else [{"key": key, "value": value} for key, value in fields]
     frame = pl.DataFrame({"f": [structs]}, {"f": pl.List(pl.Struct({"key": pl.String(), "value": pl.String()}))})
-    row = frame.select(**coverage.columns(coverage.answers(pl.col("f")))).row(0, named=True)
+    row = frame.select(**coverage.columns(coverage.verdicts(pl.col("f")))).row(0, named=True)
     assert row == {**dict.fromkeys([*coverage.KINDS, "SecurityTools"]), **expected}
 
 
