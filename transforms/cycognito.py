@@ -72,7 +72,7 @@ def _asset_columns(asset_type: str) -> dict[str, pl.Expr]:
         "Owners": values.one(pl.col("_owner")),
         "Organizations": pl.col("organizations"),
         "Tags": pl.col("tags"),
-        "CustomFields": values.one(*notes),
+        "CustomFields": values.present(values.listed(*notes)),
         "Criticality": pl.lit("Unknown"),
         "Environment": pl.lit("Unknown"),
     }

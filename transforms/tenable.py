@@ -280,7 +280,14 @@ def _tag_value(pattern: str) -> pl.Expr:
 
 def _prepared_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
     """With what several columns are made of: the asset's names, CVEs, the words for severity."""
-    asset, plugin = pl.col("asset").struct, pl.col("plugin").struct
+    asset, plugin, port = pl.col("asset").struct, pl.col("plugin").struct, pl.col("port").struct
+    composite = pl.concat_str(
+        pl.col("_owner"),
+        plugin.field("id").cast(pl.String),
+        port.field("port").cast(pl.String).fill_null("0"),
+        port.field("protocol").str.to_lowercase().fill_null(""),
+        separator="/",
+    )
     named = (
         frame.with_columns(
             _owner=values.text(asset.field("uuid")),
@@ -291,7 +298,11 @@ def _prepared_vulnerability(frame: pl.LazyFrame) -> pl.LazyFrame:
             _risk=values.text(plugin.field("risk_factor")),
             _score=pl.coalesce(plugin.field("cvss3_base_score"), plugin.field("cvss_base_score")),
         )
-        .with_columns(_fqdn=values.name(pl.col("_clean_fqdn")), _host_name=values.name(pl.col("_clean")))
+        .with_columns(
+            _identifier=pl.coalesce(values.text(pl.col("finding_id")), composite),
+            _fqdn=values.name(pl.col("_clean_fqdn")),
+            _host_name=values.name(pl.col("_clean")),
+        )
         .with_columns(
             _fqdn=values.fqdn(pl.col("_fqdn")),
             _host_name=pl.coalesce(pl.col("_host_name"), values.clean_name(asset.field("netbios_name"))),
@@ -306,14 +317,7 @@ def vulnerabilities(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Vulnerabilities, one row each, also those on assets that the asset export does not have."""
     asset, plugin, port = pl.col("asset").struct, pl.col("plugin").struct, pl.col("port").struct
     owner = pl.col("_owner")
-    composite = pl.concat_str(
-        owner,
-        plugin.field("id").cast(pl.String),
-        port.field("port").cast(pl.String).fill_null("0"),
-        port.field("protocol").str.to_lowercase().fill_null(""),
-        separator="/",
-    )
-    identifier = pl.coalesce(values.text(pl.col("finding_id")), composite)
+    identifier = pl.col("_identifier")
     full_name = pl.col("_fqdn")
     cvss3, cvss2 = plugin.field("cvss3_base_score"), plugin.field("cvss_base_score")
     cves = pl.col("_cves")
