@@ -119,7 +119,7 @@ def judged(
 
 
 def _event_severity(levels: pl.Series) -> pl.Series:
-    return levels.replace_strict(EVENT_SEVERITY, return_dtype=pl.String)
+    return pl.Series([EVENT_SEVERITY[level] for level in levels], dtype=pl.String)
 
 
 def _shortest(number: pl.Expr) -> pl.Expr:

@@ -110,20 +110,22 @@ _VULNERABILITY: Fields = {
 }
 
 
-def _asset_type(kinds: pl.Expr) -> pl.Expr:
-    return (
-        pl.when(kinds.str.contains(r"router|switch|firewall|load-balancer|wireless"))
+def _asset_types(kinds: pl.Series) -> pl.Series:
+    kind = pl.lit(kinds)
+    found = (
+        pl.when(kind.str.contains(r"router|switch|firewall|load-balancer|wireless"))
         .then(pl.lit("Network Device"))
-        .when(kinds.str.contains(r"instance|virtual"))
+        .when(kind.str.contains(r"instance|virtual"))
         .then(pl.lit("Virtual Machine"))
-        .when(kinds.str.contains("mobile"))
+        .when(kind.str.contains("mobile"))
         .then(pl.lit("Mobile Device"))
-        .when(kinds.str.contains(r"embedded|printer|camera|scada|voip"))
+        .when(kind.str.contains(r"embedded|printer|camera|scada|voip"))
         .then(pl.lit("IOT Device"))
-        .when(kinds.str.contains(r"general-purpose|hypervisor"))
+        .when(kind.str.contains(r"general-purpose|hypervisor"))
         .then(pl.lit("Computer"))
         .otherwise(pl.lit("Other"))
     )
+    return pl.select(found).to_series()
 
 
 def _prepared_asset(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -189,7 +191,7 @@ def assets(frame: pl.LazyFrame) -> pl.LazyFrame:
         EntityIsDeleted=pl.col("_gone"),
         AssetId=pl.concat_str(pl.lit("tenable:"), identifier),
         AssetName=pl.col("_name"),
-        AssetType=_asset_type(kinds),
+        AssetType=values.once_each(kinds, _asset_types),
         AssetOriginalType=pl.when(kinds != "").then(kinds),
         AssetStatus=pl.when(pl.col("deleted_at").is_not_null())
         .then(pl.lit("deleted"))
