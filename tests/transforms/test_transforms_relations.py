@@ -195,9 +195,10 @@ def test_any_record_has_the_relations_that_plain_python_finds(of: tuple[str, str
     assert flatten(DERIVED[of], texts, ENVELOPE, fast=False).rows.equals(result.rows)
 
 
+@pytest.mark.parametrize(("rows_at_once", "least"), [(1, 5), (20, 2)], ids=["always as many", "as their rows are"])
 @pytest.mark.parametrize("of", sorted(DERIVED), ids="-".join)
 def test_relations_made_of_some_records_at_a_time_are_the_same(
-    of: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    of: tuple[str, str], rows_at_once: int, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In order, each with its record's position; what is refused is told once."""
     parent = TRANSFORMS[of[0], SOURCES[of[0]].parents[of[1]]]
@@ -205,7 +206,8 @@ def test_relations_made_of_some_records_at_a_time_are_the_same(
     texts = pl.Series([*records, b"[]", b"{}"], dtype=pl.Binary)
     whole = flatten_together([parent, DERIVED[of]], texts, ENVELOPE)
     monkeypatch.setattr("transforms.rows.DERIVED_AT_ONCE", 3)
-    assert len(list(flatten_in_turn([parent, DERIVED[of]], texts, ENVELOPE))) > 5
+    monkeypatch.setattr("transforms.rows.ROWS_AT_ONCE", rows_at_once)
+    assert len(list(flatten_in_turn([parent, DERIVED[of]], texts, ENVELOPE))) > least
     for made, alone in zip(flatten_together([parent, DERIVED[of]], texts, ENVELOPE), whole, strict=True):
         assert made.rows.equals(alone.rows)
         assert (made.rejects, made.lenient, made.truncated) == (alone.rejects, alone.lenient, alone.truncated)
