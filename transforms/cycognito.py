@@ -58,7 +58,7 @@ def _identified(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def _asset_columns(asset_type: str) -> dict[str, pl.Expr]:
     notes = [
-        pl.when(values.text(pl.col(field)).is_not_null()).then(pl.concat_str(pl.lit(f"{field}="), pl.col(field)))
+        pl.when(pl.col(field).str.strip_chars() != "").then(pl.concat_str(pl.lit(f"{field}="), pl.col(field)))
         for field in ("hosting_type", "investigation_status", "comment")
     ]
     return {
@@ -115,7 +115,8 @@ def _prepared_domain(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def domains(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Domains, with the addresses that they resolve to and the sub-domains known below them."""
-    below = pl.col("sub_domains").list.eval(values.text(pl.element().str.strip_prefix("domain/").str.to_lowercase()))
+    below = pl.col("sub_domains").list.eval(pl.element().str.strip_prefix("domain/").str.to_lowercase())
+    below = below.list.eval(values.text(pl.element()))
     return frame.select(
         RECORD,
         **_asset_columns("Domain"),
