@@ -137,11 +137,19 @@ def flatten_in_turn(
     at_once = max(1, len(records) * bytes_at_once // max(1, int(records.estimated_size())))
     for at in range(0, max(1, len(records)), at_once):
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
-        prepared = replace(decoded, frame=decoded.frame.lazy().pipe(transforms[0].prepare).collect())
-        yield 0, _flattened(transforms[0], prepared, envelope, first + at)
+        if len(transforms) == 1:
+            # In one query, which keeps no more than it needs: a tenth less than in two (7,500 issues).
+            yield 0, _flattened(transforms[0], transforms[0].flatten, decoded, envelope, first + at)
+            continue
+        prepared = _prepared(transforms[0], decoded)
+        yield 0, _flattened(transforms[0], transforms[0].columns, prepared, envelope, first + at)
         for number, transform in enumerate(transforms[1:], 1):
             for part in _derived(transform, prepared, envelope, first + at):
                 yield number, part
+
+
+def _prepared(transform: Transform, decoded: Decoded) -> Decoded:
+    return replace(decoded, frame=decoded.frame.lazy().pipe(transform.prepare).collect())
 
 
 def _derived(transform: Transform, decoded: Decoded, envelope: Envelope, first: int) -> Iterator[Flattened]:
@@ -149,7 +157,7 @@ def _derived(transform: Transform, decoded: Decoded, envelope: Envelope, first: 
     frame, at, at_once = decoded.frame, 0, DERIVED_AT_ONCE
     while not at or at < frame.height:
         portion = Decoded(frame.slice(at, at_once)) if at else replace(decoded, frame=frame.slice(0, at_once))
-        part = _flattened(transform, portion, envelope, first)
+        part = _flattened(transform, transform.columns, portion, envelope, first)
         yield part
         at += at_once
         at_once = max(DERIVED_AT_ONCE, ROWS_AT_ONCE * at_once // max(1, part.rows.height))
@@ -166,9 +174,9 @@ def _joined(parts: list[Flattened]) -> Flattened:
     )
 
 
-def _flattened(transform: Transform, decoded: Decoded, envelope: Envelope, first: int) -> Flattened:
-    """Some of a segment's records, decoded and prepared, of which the first has that position."""
-    frame = decoded.frame.lazy().pipe(transform.columns).collect()
+def _flattened(transform: Transform, how: Flatten, decoded: Decoded, envelope: Envelope, first: int) -> Flattened:
+    """Some of a segment's records, of which the first has that position."""
+    frame = decoded.frame.lazy().pipe(how).collect()
     part = conform(frame, transform, envelope, decoded)
     if not first:
         return part
