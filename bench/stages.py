@@ -39,6 +39,7 @@ STEPS: Final = {
     "transforms.rows:decode": "decode the declared fields",
     "transforms.rows:_flattened": "flatten",
     "transforms.rows:conform": "conform to the table",
+    "transforms.rows:_prepared": "flatten",
     "activities.transform:keys": "keys and hashes",
     "sentinel.packing:encoded": "encode NDJSON",
     "sentinel.packing:Press._cut": "cut",
