@@ -189,7 +189,9 @@ def _deps() -> Deps:
     desks, presses = threading.Semaphore(settings.work_at_once), threading.Semaphore(settings.work_at_once)
     sending = Budget(in_flight=settings.upload_in_flight)
     without_relations = frozenset(name for name, source in settings.sources.items() if not source.relations)
-    return Deps(_staging(), _reader, destinations, budgets, sending, desks, presses, without_relations=without_relations)
+    return Deps(
+        _staging(), _reader, destinations, budgets, sending, desks, presses, without_relations=without_relations
+    )
 
 
 def _answer(name: str, work: Callable[[], Message | JsonDict]) -> JsonDict:

@@ -28,6 +28,9 @@ Fields = Mapping[str, Kind]
 RECORD: Final = "_record"
 """Column that holds a record's position in its raw segment."""
 
+BLOCK_BYTES: Final = 4 * 1024 * 1024
+"""What the reader is given at once: it takes five times as much."""
+
 LENIENT_BLOCK: Final = 64
 
 _SCALARS: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -75,7 +78,8 @@ def decode(records: pl.Series, fields: Fields, *, fast: bool = True) -> Decoded:
     rejects: list[Reject] = []
     lenient = 0
     # A stack instead of recursion; blocks come off it in order.
-    blocks = [(0, len(records))] if len(records) else []
+    at_once = max(1, len(records) * BLOCK_BYTES // max(1, int(records.estimated_size())))
+    blocks = [(low, min(low + at_once, len(records))) for low in range(0, len(records), at_once)][::-1]
     while blocks:
         low, high = blocks.pop()
         table = _fast(records.slice(low, high - low), schema) if fast else None

@@ -153,3 +153,14 @@ def test_any_json_is_a_row_or_a_reject_the_same_on_both_paths(values: list[Any])
     assert usual.frame.equals(lenient.frame)
     assert usual.rejects == lenient.rejects
     assert usual.frame[RECORD].to_list() == [at for at, value in enumerate(values) if isinstance(value, dict)]
+
+
+def test_however_much_the_reader_is_given_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record at a time, or all: the same rows at the same places, and the same rejects."""
+    records = [GOOD, b"[]", b'{"a":7}', GOOD, b'{"a":"k"}', b"x"]
+    whole = _decode(records)
+    monkeypatch.setattr("transforms.decode.BLOCK_BYTES", 1)
+    apart = _decode(records)
+    assert apart.frame.equals(whole.frame)
+    assert apart.rejects == whole.rejects
+    assert len(apart.rejects) == 2
