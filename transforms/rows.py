@@ -160,7 +160,8 @@ def _derived(transform: Transform, decoded: Decoded, envelope: Envelope, first: 
         part = _flattened(transform, transform.columns, portion, envelope, first)
         yield part
         at += at_once
-        at_once = max(DERIVED_AT_ONCE, ROWS_AT_ONCE * at_once // max(1, part.rows.height))
+        # At most doubled: those that follow may give more than these did.
+        at_once = max(DERIVED_AT_ONCE, min(2 * at_once, ROWS_AT_ONCE * at_once // max(1, part.rows.height)))
 
 
 def _joined(parts: list[Flattened]) -> Flattened:
