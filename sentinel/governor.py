@@ -71,6 +71,7 @@ class Governor:
             if until <= self._paused_until:
                 return
             self._paused_until = until
-            # Full only a burst later: after the pause the first request goes and the others follow at the rate.
-            self._full_at = [until + self._burst_s] * 2 if self._request_s or self._byte_s else self._full_at
+            # Full only a burst later: after the pause the first request goes and the others follow at the rate. What is owed for longer stays owed.
+            if self._request_s or self._byte_s:
+                self._full_at = [max(full_at, until + self._burst_s) for full_at in self._full_at]
             self.epoch += 1
