@@ -116,7 +116,7 @@ def _pack(request: UploadRequest, deps: Deps, press: Press) -> _Pack:
     segments: list[int] = []
     records: list[pl.Series] = []
     wanted, unchanged = _segments(request, deps)
-    # Nobody needs a desk to fetch.
+    # Nobody needs a press to fetch.
     contents = _contents(wanted, deps)
     with deps.presses:
         for segment, frame in _frames(contents):

@@ -1,7 +1,8 @@
 """A DCR's quota: a token bucket of requests and of bytes that all senders of a worker to that DCR draw from, and the pause that a 429 puts on them all.
 
 Invariant: over any span of time t no more than rate * (t + burst) is granted of either, in the order of asking; after `pause` nothing is granted until it is
-over, what was granted and not yet used is void, and the bucket begins again empty, so that the senders do not come back all at once.
+over, what was granted and not yet used is void, and the bucket begins again empty, so that the senders do not come back all at once. What was owed for
+longer than the pause is still owed, void or not: who was waiting asks again behind it, which is slower, never faster, than the rate.
 The rates are the service's limits a minute (12,000 requests, 2 GB: Azure Monitor limits, Logs Ingestion API) times this instance's share and `MARGIN`.
 """
 

@@ -46,7 +46,11 @@ def _in_utc(texts: pl.Series) -> pl.Series | None:
     pyarrow reads them in an eighth of the time that polars' "%+" takes (0.03 µs each). What else it reads (no seconds, +01) is shorter or has no Z.
     """
     written = texts.to_arrow()
-    if (pc.min(pc.binary_length(written)).as_py() or 20) < 20 or pc.any(pc.invert(pc.ends_with(written, "Z"))).as_py():
+    short, other = (
+        pc.less(pc.binary_length(written), len("2024-02-29T23:59:59Z")),
+        pc.invert(pc.ends_with(written, "Z")),
+    )
+    if pc.any(pc.or_(short, other)).as_py():
         return None
     try:
         return pl.Series(texts.name, written.cast(pa.timestamp("us", "UTC")))
