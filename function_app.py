@@ -186,12 +186,10 @@ def _deps() -> Deps:
         page_records=settings.page_records,
     )
     destinations = tuple(_destination(destination, settings) for destination in settings.destinations)
-    desks, presses = threading.Semaphore(settings.work_at_once), threading.Semaphore(settings.work_at_once)
     sending = Budget(in_flight=settings.upload_in_flight)
     without_relations = frozenset(name for name, source in settings.sources.items() if not source.relations)
-    return Deps(
-        _staging(), _reader, destinations, budgets, sending, desks, presses, without_relations=without_relations
-    )
+    desks = threading.Semaphore(settings.work_at_once)
+    return Deps(_staging(), _reader, destinations, budgets, sending, desks, without_relations=without_relations)
 
 
 def _answer(name: str, work: Callable[[], Message | JsonDict]) -> JsonDict:

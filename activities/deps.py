@@ -51,8 +51,8 @@ class Destination:
 class Deps:
     """Everything that activities depend on. `reader` raises Stop when the source's settings are missing.
 
-    `desks`, `presses`: whoever flattens a segment holds one of the first, whoever encodes a pack one of the second. Such work takes ten times a row group's bytes
-    and uses no core better for being done more often at once than there are cores; fetching, waiting and sending need neither.
+    `desks`: whoever transforms a segment holds one. Such work takes ten times a row group's bytes and uses no core better for being done more often at once than
+    there are cores; fetching, cutting, waiting and sending need none.
     `without_relations`: sources whose relations nobody wants.
     """
 
@@ -62,7 +62,6 @@ class Deps:
     budgets: Budgets
     sending: Budget
     desks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
-    presses: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     without_relations: frozenset[str] = frozenset()

@@ -18,6 +18,7 @@ import polars as pl
 from activities import parquet
 from activities.deps import Deps, source_of
 from activities.index import NO_HASH, base_of, compact, doubted, within
+from activities.rows import Rows
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
 from staging import Names, watermark_name
@@ -49,9 +50,12 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
         base = doubted(deps.staging, Names(run.source, run_id), request.stream, base, request.part, request.parts)
     judged = _judge(request, _found(request, deps, run), base, doubts=_unsure(base) - unsure)
     table = BY_NAME[source_of(run.source).tables[request.stream]]
-    rows = _tombstones(judged.tombstones, table, run, request.stream)
+    tombstones = Rows(table)
+    tombstones.add(_tombstones(judged.tombstones, table, run, request.stream))
     deps.staging.create(
-        names.rows(request.stream, TOMBSTONE_LANE, request.part), parquet.of_frame(rows), {"tombstones": rows.height}
+        names.rows(request.stream, TOMBSTONE_LANE, request.part),
+        tombstones.contents()[0],
+        {"tombstones": judged.tombstones.height},
     )
     where = (request.stream, request.part)
     deps.staging.create(names.verdicts(*where), parquet.of_frame(judged.verdicts), {"rows": judged.verdicts.height})

@@ -6,11 +6,11 @@ pass. The hash lives no longer than one call, so it need not be stable; a collis
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 import polars as pl
 
+from activities.rows import asset_ids
 from staging import Staging
 
 ASSETS_PER_PASS = 4_000_000
@@ -36,6 +36,5 @@ def _known(staging: Staging, blobs: Sequence[str], share: int, passes: int) -> p
 
 def _hashes(staging: Staging, blobs: Sequence[str], share: int, passes: int) -> Iterator[pl.Series]:
     for name in blobs:
-        ids = pl.read_parquet(io.BytesIO(staging.read(name)), columns=["AssetId"])["AssetId"]
-        hashes = ids.drop_nulls().hash(0)
+        hashes = asset_ids(staging.read(name)).drop_nulls().hash(0)
         yield hashes.filter(hashes % passes == share) if passes > 1 else hashes

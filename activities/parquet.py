@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+PAGE_ROWS: Final = 256
+"""A page ends with the first so many rows that reach a MiB; at Arrow's 1,024 it would have four and more, and so would each of the buffers that it goes through."""
 
 
 class Blob:
@@ -20,7 +24,12 @@ class Blob:
         # Not Arrow's own stream: it doubles as it grows, and what it gives has to be copied.
         self._sink = io.BytesIO()
         self._writer = pq.ParquetWriter(
-            self._sink, schema, compression="lz4", use_dictionary=dictionary, write_statistics=False
+            self._sink,
+            schema,
+            compression="lz4",
+            use_dictionary=dictionary,
+            write_statistics=False,
+            write_batch_size=PAGE_ROWS,
         )
 
     def add(self, table: pa.Table) -> None:

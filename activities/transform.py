@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,9 +17,10 @@ import polars as pl
 
 from activities import parquet
 from activities.deps import Deps
+from activities.rows import Rows
 from contracts import JsonDict, Run, TransformRequest, TransformResult
 from staging import Names
-from transforms.identity import keys
+from transforms.decode import Reject
 from transforms.registry import DERIVED, TRANSFORMS
 from transforms.rows import Envelope, Flattened, Transform, flatten_in_turn
 
@@ -61,14 +63,26 @@ class _Made:
 
 
 def _made(content: bytes, transforms: Sequence[Transform], envelope: Envelope) -> list[_Made]:
-    """A raw segment by each transform, a row group at a time: what flattening takes is ten times what is flattened."""
+    """A raw segment by each transform, a row group at a time: what flattening takes is ten times what is flattened.
+
+    What was flattened is encoded beside what is flattened next, so that a lane that is alone keeps two cores busy.
+    """
     parts = [_Parts(transform, primary=not at) for at, transform in enumerate(transforms)]
     records = 0
-    for first, count, group in parquet.groups(content):
-        raw = group.collect()
-        for of, flattened in flatten_in_turn(transforms, raw["record"], envelope, first=first):
-            parts[of].add(flattened, raw, first)
-        records += count
+    encoding: Future[None] | None = None
+    with ThreadPoolExecutor(1, "encode") as press:
+        for first, count, group in parquet.groups(content):
+            raw = group.collect()
+            for of, flattened in flatten_in_turn(transforms, raw["record"], envelope, first=first):
+                parts[of].refuse(flattened.rejects, raw, first)
+                if encoding is not None:
+                    encoding.result()
+                encoding = press.submit(parts[of].add, flattened)
+                # What is encoded is let go behind it, not when the next is flattened.
+                del flattened
+            records += count
+        if encoding is not None:
+            encoding.result()
     return [part.made(records) for part in parts]
 
 
@@ -85,25 +99,25 @@ class _Parts:
 
     def __init__(self, transform: Transform, *, primary: bool) -> None:
         self._transform, self._primary = transform, primary
-        self._rows, self._keys = parquet.Frames(), parquet.Frames()
+        self._rows = Rows(transform.table)
         self._rejects: list[pl.DataFrame] = []
         self._reasons: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
 
-    def add(self, flattened: Flattened, raw: pl.DataFrame, first: int) -> None:
-        """What was made of the records `raw`, of which the first is the segment's `first`."""
+    def refuse(self, rejects: Sequence[Reject], raw: pl.DataFrame, first: int) -> None:
+        """What was refused of the records `raw`, of which the first is the segment's `first`."""
+        if rejects:
+            self._rejects.append(_rejects(raw, rejects, first))
+            self._reasons.update(reject.reason for reject in rejects)
+
+    def add(self, flattened: Flattened) -> None:
+        """Rows, some at a time."""
         rows = flattened.rows
         self._rows.add(rows)
-        self._keys.add(keys(rows, self._transform.table))
-        if flattened.rejects:
-            self._rejects.append(_rejects(raw, flattened, first))
-            self._reasons.update(reject.reason for reject in flattened.rejects)
         self._counts.update(
             # A record may give several rows; those that gave any count as flattened.
             flattened=rows["_record"].n_unique(),
-            rejected=len(flattened.rejects),
             rows=rows.height,
-            json_bytes=_estimate(rows),
             unknown_severity=_unknown(rows),
             lenient=flattened.lenient,
             truncated=flattened.truncated,
@@ -112,31 +126,29 @@ class _Parts:
     def made(self, records: int) -> _Made:
         """All of it, of so many records."""
         counts = self._counts
+        counts["rejected"] = sum(map(len, self._rejects))
         # Only of what a derived stream is about a record may say nothing.
         filtered = 0 if self._primary else records - counts["flattened"] - counts["rejected"]
-        result = TransformResult.from_wire({"records": records, "filtered": filtered, **counts})
+        rows, keys = self._rows.contents()
+        result = TransformResult.from_wire(
+            {"records": records, "filtered": filtered, "json_bytes": self._rows.json_bytes, **counts}
+        )
         return _Made(
             stream=self._transform.stream,
-            rows=self._rows.content(),
-            keys=self._keys.content(),
+            rows=rows,
+            keys=keys,
             rejects=parquet.of_frame(pl.concat(self._rejects)) if self._rejects else None,
             rejected=counts["rejected"],
             summary=result.to_wire() | {"reasons": dict(self._reasons.most_common(5))},
         )
 
 
-def _rejects(raw: pl.DataFrame, flattened: Flattened, first: int) -> pl.DataFrame:
+def _rejects(raw: pl.DataFrame, rejects: Sequence[Reject], first: int) -> pl.DataFrame:
     """The records that were refused, as they were staged, each with its reason."""
-    return raw[[reject.record - first for reject in flattened.rejects]].with_columns(
-        reason=pl.Series([reject.reason for reject in flattened.rejects], dtype=pl.String)
+    return raw[[reject.record - first for reject in rejects]].with_columns(
+        reason=pl.Series([reject.reason for reject in rejects], dtype=pl.String)
     )
 
 
 def _unknown(rows: pl.DataFrame) -> int:
     return int((rows["Severity"] == "Unknown").sum()) if "Severity" in rows.columns else 0
-
-
-def _estimate(rows: pl.DataFrame) -> int:
-    """About how many bytes the rows will have as JSON: their size in memory and their field names. It only decides when to upload."""
-    names = sum((rows.height - rows[name].null_count()) * (len(name) + 6) for name in rows.columns)
-    return int(rows.estimated_size()) + names

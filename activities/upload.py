@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from activities import parquet
 from activities.deps import Deps, Destination, source_of
+from activities.rows import Staged, read_rows
 from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
@@ -41,9 +42,6 @@ DEAD_SCHEMA = pa.schema(
 """A dead letter: where it was to go, why it is not there, the row as JSON, and the raw record that it came from."""
 
 FLUSH_LINES = 8
-ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 12 * 1024 * 1024
-"""Rows that are encoded at once, and how much memory their frame may take: what encoding takes beside it is several times that."""
-
 REFUSED_BEFORE_STOP = 20
 
 
@@ -111,21 +109,17 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
 
 
 def _pack(request: UploadRequest, deps: Deps, press: Press) -> _Pack:
-    """The rows of the pack through the press: they are encoded some at a time, and of what is cut only the compressed body is kept."""
+    """The rows of the pack through the press: of what is cut only the compressed body is kept."""
     starts: list[int] = []
     segments: list[int] = []
     records: list[pl.Series] = []
     wanted, unchanged = _segments(request, deps)
-    # Nobody needs a press to fetch.
-    contents = _contents(wanted, deps)
-    with deps.presses:
-        for segment, frame in _frames(contents):
-            starts.append(press.taken)
-            segments.append(segment)
-            records.append(frame["_record"])
-            for piece in encoded(frame.drop("_record")):
-                press.add(piece)
-        press.finish()
+    for segment, staged in _staged(wanted, deps):
+        starts.append(press.taken)
+        segments.append(segment)
+        records.append(staged.records)
+        press.add(staged.lines, staged.ends)
+    press.finish()
     rows = sum(map(len, records))
     again = Anew(lambda: _lines(request, deps))
     return _Pack(again, press, rows, unchanged(rows), request.last, starts, segments, records)
@@ -149,34 +143,18 @@ def _segments(
     return {segment: (places[segment], wanted[segment]) for segment in sorted(kept)}, lambda rows: staged - rows
 
 
-def _contents(wanted: dict[int, tuple[str, list[int] | None]], deps: Deps) -> dict[int, tuple[bytes, list[int] | None]]:
-    return {segment: (deps.staging.read(name), rows) for segment, (name, rows) in wanted.items()}
-
-
-def _frames(contents: dict[int, tuple[bytes, list[int] | None]]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The rows that are wanted, a row group at a time, with their segment; what was read is let go."""
-    for segment in list(contents):
-        content, wanted = contents.pop(segment)
-        for low, count, group in parquet.groups(content):
-            if wanted is None:
-                yield segment, group.collect()
-            elif here := wanted[bisect_left(wanted, low) : bisect_left(wanted, low + count)]:
-                yield segment, group.collect()[[row - low for row in here]]
-
-
-def encoded(frame: pl.DataFrame) -> Iterator[memoryview]:
-    """The rows as NDJSON, in pieces."""
-    at_once = min(ROWS_AT_ONCE, 1 + frame.height * BYTES_AT_ONCE // max(1, int(frame.estimated_size())))
-    for some in frame.iter_slices(at_once):
-        yield from packing.encoded(some)
+def _staged(wanted: dict[int, tuple[str, list[int] | None]], deps: Deps) -> Iterator[tuple[int, Staged]]:
+    """The rows that are wanted, some at a time, with their segment."""
+    for segment, (name, rows) in wanted.items():
+        for staged in read_rows(deps.staging.read(name), rows):
+            yield segment, staged
 
 
 def _lines(request: UploadRequest, deps: Deps) -> bytearray:
     """The NDJSON of the pack, whole."""
     lines = bytearray()
-    for _, frame in _frames(_contents(_segments(request, deps)[0], deps)):
-        for piece in encoded(frame.drop("_record")):
-            lines += piece
+    for _, staged in _staged(_segments(request, deps)[0], deps):
+        lines += staged.lines
     return lines
 
 

@@ -149,14 +149,16 @@ class Ours:
         self.fewest = packing.fewest_requests(whole, limit)
 
     def _packs(self, limit: int) -> Iterator[Any]:
-        from activities.upload import encoded
+        from activities.rows import portions
+        from sentinel import text
         from sentinel.packing import Press, WirePress
+        from sentinel.tables import BY_NAME
 
         kind = WirePress if self._mode == "wire" else Press
         press = kind(limit)
         for at, frame in enumerate(self._frames):
-            for piece in encoded(frame):
-                press.add(piece)
+            for some in portions(frame):
+                press.add(text.texts(some, BY_NAME[self._table]).content)
             if at + 1 == len(self._frames) or press.taken >= self._pack_bytes:
                 press.finish()
                 yield press
@@ -178,22 +180,26 @@ class Ours:
 
 
 def _frames(source: str, stream: str, activities: Activities) -> tuple[Run, str, list[Any]]:
-    """The run, the table's name, and the rows of a stream as frames of segments, exported and transformed."""
-    import polars as pl
-
+    """The run, the table's name, and the rows of a stream as frames, exported and flattened as a transform does."""
     import function_app
+    from activities import parquet
     from staging import Names
+    from transforms.registry import TRANSFORMS
+    from transforms.rows import Envelope, flatten
 
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     request = LoadRequest(f"bench-{source}", source, "full", now, [stream])
     plan = Plan.from_wire(activities[contracts.OPEN_RUN](request.to_wire()))
     run = Run.from_wire(plan.run)
     staging = function_app._deps().staging  # noqa: SLF001 - see Ours
+    envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), "Snapshot")
     frames = []
     for state in walk(plan, stream, activities, uploads=False):
         for segment in range(state.segment):
-            name = Names(source, run.run_id).rows(stream, state.lane, segment)
-            frames.append(pl.read_parquet(io.BytesIO(staging.read(name))).drop("_record"))
+            content = staging.read(Names(source, run.run_id).raw(stream, state.lane, segment))
+            for _, _, group in parquet.groups(content):
+                rows = flatten(TRANSFORMS[source, stream], group.collect()["record"], envelope).rows
+                frames.append(rows.drop("_record"))
     return run, plan.streams[stream]["table"], frames
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 import polars as pl
 from azure.storage.blob import ContainerClient
 
+from activities.rows import read_rows
 from contracts import TOMBSTONE_LANE
 from local.load import run_load
 from local.outcome import Outcome
@@ -31,7 +32,7 @@ from local.products.synthetic import Inventory
 from local.sentinel.query import Workspace
 from local.stack import Stack
 from local.truth import KINDS, Expected, Sent
-from sentinel import packing, receipts
+from sentinel import receipts
 from sources.registry import SOURCES
 from staging import Names, Staging
 
@@ -255,11 +256,9 @@ class Ground:
             for blob in staging.list(f"{names.prefix}receipts/{stream}/"):
                 lane, pack = blob.name.removesuffix(".jsonl").split("/")[-2:]
                 first, last = (int(number) for number in pack.split("-"))
-                frame = _packed(staging, names, (stream, int(lane), first, last), verdicts)
-                lines = packing.encode(frame.drop("_record"))
+                lines = _packed(staging, names, (stream, int(lane), first, last), verdicts)
                 for low, high in receipts.Receipts.of(staging.log(blob.name)).ambiguous:
-                    at = lines.count(b"\n", 0, low)
-                    ids.update(frame["EntityOriginalId"][at : at + receipts.rows_in(lines, (low, high))])
+                    ids.update(json.loads(row)["EntityOriginalId"] for row in lines[low:high].splitlines())
         return ids
 
 
@@ -274,21 +273,18 @@ def _verdicts(staging: Staging, prefix: str) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(io.BytesIO(staging.read(blob.name))) for blob in staging.list(prefix)])
 
 
-def _packed(
-    staging: Staging, names: Names, pack: tuple[str, int, int, int], verdicts: pl.DataFrame | None
-) -> pl.DataFrame:
-    """The rows of a pack (stream, lane, first and last segment), in the order in which they were encoded."""
+def _packed(staging: Staging, names: Names, pack: tuple[str, int, int, int], verdicts: pl.DataFrame | None) -> bytes:
+    """The NDJSON of a pack (stream, lane, first and last segment)."""
     stream, lane, first, last = pack
-    frames: list[pl.DataFrame] = []
+    pieces: list[memoryview] = []
     for segment in range(first, last + 1):
         rows = None
         if verdicts is not None and lane != TOMBSTONE_LANE:
-            rows = verdicts.filter(lane=lane, segment=segment)["row"].sort()
-            if rows.is_empty() and frames:
-                continue
-        frame = pl.read_parquet(io.BytesIO(staging.read(names.rows(stream, lane, segment))))
-        frames.append(frame if rows is None else frame[rows])
-    return pl.concat(frames)
+            rows = verdicts.filter(lane=lane, segment=segment)["row"].sort().to_list()
+        if rows != []:
+            content = staging.read(names.rows(stream, lane, segment))
+            pieces += [staged.lines for staged in read_rows(content, rows)]
+    return b"".join(pieces)
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

@@ -227,5 +227,6 @@ def records_of(inventory: Inventory, source: str, stream: str) -> Iterator[JsonD
 
 
 def of_inventory(inventory: Inventory, source: str = "device42", stream: str = "relations") -> dict[str, Relation]:
-    """The relations that the inventory's records have on its day."""
-    return all_related(records_of(inventory, source, stream), source, stream)
+    """The relations that the inventory's records have on its day, as they are sent: lists in order."""
+    found = all_related(records_of(inventory, source, stream), source, stream)
+    return {key: of._replace(attributes=tuple(sorted(of.attributes))) for key, of in found.items()}

@@ -8,10 +8,12 @@ newline only between rows (inside a JSON string it is escaped), so the last newl
 from __future__ import annotations
 
 import itertools
+import re
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -89,13 +91,31 @@ class Chunk:
 _BETWEEN_ROWS: Final = "}\n{"
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows as NDJSON, each line ended by a newline. Per row where it begins in `content` (`starts`) and how many bytes of it the columns
+    take that were to stand first, brace and comma included (`heads`)."""
+
+    content: bytes
+    starts: pl.Series
+    heads: pl.Series
+
+    def tails(self) -> Iterator[memoryview]:
+        """Of each row what stands behind its head, without the brace and the newline that end it."""
+        end = len(_BETWEEN_ROWS) - 1
+        low = (self.starts + self.heads).to_list()
+        high = [*(self.starts[1:] - end).to_list(), len(self.content) - end]
+        content = memoryview(self.content)
+        return (content[begin:stop] for begin, stop in zip(low, high, strict=False))
+
+
 def encode(rows: pl.DataFrame) -> bytes:
     """The rows as NDJSON, UTF-8, each line ended by a newline; fields that are null are left out."""
-    return b"".join(encoded(rows))
+    return encoded(rows).content
 
 
-def encoded(rows: pl.DataFrame) -> list[memoryview]:
-    """What `encode` gives, in pieces that lie where polars wrote them: whoever gathers rows copies them once.
+def encoded(rows: pl.DataFrame, first: int = 1) -> Encoded:
+    """As `encode`, with where what is; `first`: how many columns the heads are of.
 
     Datetimes become ISO 8601 UTC with six decimals and a Z, which every table plan accepts. The first column must never be null (it is
     TimeGenerated), so a row never begins with a comma. Columns are encoded in runs of three sorts: a constant is written once,
@@ -104,7 +124,8 @@ def encoded(rows: pl.DataFrame) -> list[memoryview]:
     import polars as pl
 
     if not rows.height:
-        return []
+        nothing = pl.Series([], dtype=pl.Int64)
+        return Encoded(b"", nothing, nothing)
     nulls = rows.null_count().row(0, named=True)
     if nulls[rows.columns[0]]:
         raise ValueError(
@@ -117,6 +138,32 @@ def encoded(rows: pl.DataFrame) -> list[memoryview]:
         for name, count in nulls.items()
         if count < rows.height
     }
+    head, tail = (
+        _parts(rows, {name: sort for name, sort in sorts.items() if (name in rows.columns[:first]) == leading})
+        for leading in (True, False)
+    )
+    # The brace that ends a row is written before the next one: so the parts are joined once, and what they have in common is a part of the first.
+    head = [pl.lit(_BETWEEN_ROWS) + head[0], *head[1:]]
+    # with_columns, because a line of constants alone would be selected once instead of once a row.
+    lines = (
+        rows.lazy()
+        .with_columns(_stamps())
+        .with_columns(_head=pl.concat_str(head, separator=",", ignore_nulls=True))
+        .with_columns(_line=pl.concat_str(["_head", *tail], separator=",", ignore_nulls=True))
+        .select("_line", sizes=pl.col("_line").str.len_bytes(), heads=pl.col("_head").str.len_bytes())
+        .collect()
+    )
+    # One brace and the newline are the end of the row before.
+    ahead = len(_BETWEEN_ROWS) - 1
+    starts = lines["sizes"].cast(pl.Int64).cum_sum() - lines["sizes"]
+    heads = lines["heads"].cast(pl.Int64) - ahead + (1 if tail else 0)
+    pieces = _pieces(lines["_line"].rechunk())
+    return Encoded(b"".join([pieces[0][ahead:], *pieces[1:], _BETWEEN_ROWS[:ahead].encode()]), starts, heads)
+
+
+def _parts(rows: pl.DataFrame, sorts: dict[str, str]) -> list[pl.Expr]:
+    import polars as pl
+
     parts: list[pl.Expr] = []
     for sort, run in itertools.groupby(sorts, key=sorts.__getitem__):
         names = list(run)
@@ -126,13 +173,7 @@ def encoded(rows: pl.DataFrame) -> list[memoryview]:
             parts.append(_fields(names))
         else:
             parts += [pl.when(pl.col(name).is_not_null()).then(_fields([name])) for name in names]
-    # The brace that ends a row is written before the next one: so the parts are joined once, and what they have in common is a part of the first.
-    line = pl.concat_str([pl.lit(_BETWEEN_ROWS) + parts[0], *parts[1:]], separator=",", ignore_nulls=True)
-    # with_columns, because a line of constants alone would be selected once instead of once a row.
-    lines = rows.lazy().with_columns(_stamps()).with_columns(_line=line).select("_line").collect().to_series()
-    pieces = _pieces(lines.rechunk())
-    pieces[0] = pieces[0][len(_BETWEEN_ROWS) - 1 :]
-    return [*pieces, memoryview(_BETWEEN_ROWS[:-1].encode())]
+    return parts
 
 
 def _pieces(lines: pl.Series) -> list[memoryview]:
@@ -216,10 +257,15 @@ class Press:
     digests: dict[Range, str] = field(default_factory=dict, init=False)
     wires: Wires = field(default_factory=dict, init=False)
     _rest: bytearray = field(default_factory=bytearray, init=False)
+    _ends: list[int] = field(default_factory=list, init=False)
+    """Where the newlines of the rest are, in all of the NDJSON."""
     _at: int = field(default=0, init=False)
+    """Where the rest begins."""
 
-    def add(self, piece: bytes | bytearray | memoryview) -> None:
-        """More of the NDJSON."""
+    def add(self, piece: bytes | bytearray | memoryview, ends: Iterable[int] | None = None) -> None:
+        """More of the NDJSON; `ends`: where in it the newlines are, for whoever knows: to look for them costs as much as a third of the compression."""
+        found = (match.start() for match in re.finditer(b"\n", piece)) if ends is None else ends
+        self._ends += [self.taken + end for end in found]
         self._rest += piece
         self.taken += len(piece)
         self._cut(last=False)
@@ -234,39 +280,39 @@ class Press:
         return [self.digests[chunk.start, chunk.end] for chunk in (*self.chunks, *self.oversize)]
 
     def _cut(self, *, last: bool) -> None:
-        lines, start, size = self._rest, 0, len(self._rest)
-        while start < size and (last or size - start >= self.limit):
-            end = _fitting(lines, start, size, self.limit)
-            if end != -1:
-                self._take(start, end)
-            elif (end := lines.find(b"\n", start)) != -1:
-                self._set_aside(start, end)
+        ends, row, start = self._ends, 0, self._at
+        while row < len(ends) and (last or self.taken - start >= self.limit):
+            # A newline at offset p ends a row; the body up to it has p - start + 2 bytes.
+            behind = bisect_right(ends, start + self.limit - 2, row)
+            if behind > row:
+                self._take(Chunk(start, ends[behind - 1], behind - row))
             else:
-                # The row is longer than any body, and not all of it is here.
-                break
-            start = end + 1
-        self._drop(start)
+                behind = row + 1
+                self._set_aside(Chunk(start, ends[row], 1))
+            row, start = behind, ends[behind - 1] + 1
+        self._drop(row, start)
 
-    def _take(self, start: int, end: int) -> None:
+    def _take(self, chunk: Chunk) -> None:
         """A chunk that is whole."""
-        here = Chunk(start, end, self._rest.count(b"\n", start, end) + 1)
-        self._enter(self.chunks, here)
-        self.wires[self._at + start] = (self._at + end, wire(self._rest, here))
+        self._enter(self.chunks, chunk)
+        here = Chunk(chunk.start - self._at, chunk.end - self._at, chunk.rows)
+        self.wires[chunk.start] = (chunk.end, wire(self._rest, here))
 
-    def _set_aside(self, start: int, end: int) -> None:
+    def _set_aside(self, chunk: Chunk) -> None:
         """A row that fits into no body."""
-        self._enter(self.oversize, Chunk(start, end, 1))
+        self._enter(self.oversize, chunk)
 
-    def _enter(self, among: list[Chunk], here: Chunk) -> None:
-        chunk = Chunk(self._at + here.start, self._at + here.end, here.rows)
+    def _enter(self, among: list[Chunk], chunk: Chunk) -> None:
         among.append(chunk)
         # Released here: whoever still held a view (a debugger does) would keep what is cut from being dropped.
-        with memoryview(self._rest) as rest, rest[here.start : here.end] as rows:
+        with memoryview(self._rest) as rest, rest[chunk.start - self._at : chunk.end - self._at] as rows:
             self.digests[chunk.start, chunk.end] = digest(rows)
 
-    def _drop(self, until: int) -> None:
-        del self._rest[:until]
-        self._at += until
+    def _drop(self, rows: int, until: int) -> None:
+        """Let go of so many rows, which end there."""
+        del self._ends[:rows]
+        del self._rest[: until - self._at]
+        self._at = until
 
 
 @dataclass(slots=True)
@@ -282,12 +328,12 @@ class StandingPress(Press):
         self._parts = sorted(parts, key=lambda part: part[0].start, reverse=True)
 
     def _cut(self, *, last: bool) -> None:  # noqa: ARG002 - where to cut is known, whatever follows
-        start = 0
-        while self._parts and self._parts[-1][0].end < self._at + len(self._rest):
+        until = self._at
+        while self._parts and self._parts[-1][0].end < self.taken:
             part, aside = self._parts.pop()
-            (self._set_aside if aside else self._take)(part.start - self._at, part.end - self._at)
-            start = part.end - self._at + 1
-        self._drop(start)
+            (self._set_aside if aside else self._take)(part)
+            until = part.end + 1
+        self._drop(bisect_left(self._ends, until), until)
 
 
 @dataclass(slots=True)
@@ -302,23 +348,26 @@ class WirePress(Press):
     def _cut(self, *, last: bool) -> None:
         # Under small limits small blocks, so that the first one of several rows always fits.
         block = min(BLOCK_BYTES, self.limit // 4, self.body_limit // 4)
-        lines, at, size = self._rest, 0, len(self._rest)
-        while at < size and (last or size - at >= block) and (stop := _block_end(lines, at, block)) != -1:
+        ends, row, start = self._ends, 0, self._at
+        while row < len(ends) and (last or self.taken - start >= block):
+            # As many rows as a block takes, at least one.
+            behind = max(row + 1, bisect_left(ends, start + block, row))
+            stop = ends[behind - 1]
             if self._gzip is None:
-                self._gzip, self._first, self._rows = _Gzip(self.limit, self.body_limit), self._at + at, 0
-            if self._gzip.add(lines, at, stop):
-                self._rows += lines.count(b"\n", at, stop) + 1
-                at = stop + 1
+                self._gzip, self._first, self._rows = _Gzip(self.limit, self.body_limit), start, 0
+            if self._gzip.add(self._rest, start - self._at, stop - self._at):
+                self._rows += behind - row
             elif self._rows:
-                self._close(self._at + at - 1)
+                self._close(start - 1)
+                continue
             else:
                 # The block that did not fit is one row.
                 self._gzip = None
-                self._set_aside(at, stop)
-                at = stop + 1
+                self._set_aside(Chunk(start, stop, 1))
+            row, start = behind, stop + 1
         if last and self._rows:
-            self._close(self._at + at - 1)
-        self._drop(at)
+            self._close(start - 1)
+        self._drop(row, start)
 
     def _close(self, end: int) -> None:
         assert self._gzip is not None

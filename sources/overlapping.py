@@ -218,15 +218,11 @@ class Overlapping:
             return None
         if not self.numbered:
             return _Window(at - overlap, most)
-        best: _Window | None = None
         # Sizes near the largest lose least; smaller ones are for the first pages and for small pages.
         for low in (max(overlap + 1, most - most // 8), overlap + 1):
-            for count in range(most, low - 1, -1):
-                window = _Window((at - overlap) // count * count, count)
-                if best is None or window.end > best.end:
-                    best = window
-            if best is not None and best.end > at:
-                return best
+            end, count = max(((at - overlap) // count * count + count, count) for count in range(low, most + 1))
+            if end > at:
+                return _Window(end - count, count)
         return None
 
     # -------------------------------------------------------------------------------------------- anchors

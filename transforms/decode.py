@@ -28,7 +28,7 @@ Fields = Mapping[str, Kind]
 RECORD: Final = "_record"
 """Column that holds a record's position in its raw segment."""
 
-BLOCK_BYTES: Final = 4 * 1024 * 1024
+BLOCK_BYTES: Final = 2 * 1024 * 1024
 """What the reader is given at once: it takes five times as much."""
 
 LENIENT_BLOCK: Final = 64

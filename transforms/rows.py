@@ -139,13 +139,18 @@ def flatten_in_turn(
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
         if len(transforms) == 1:
             # In one query, which keeps no more than it needs: a tenth less than in two (7,500 issues).
-            yield 0, _flattened(transforms[0], transforms[0].flatten, decoded, envelope, first + at)
+            part = _flattened(transforms[0], transforms[0].flatten, decoded, envelope, first + at)
+            # Or it would be held as long as the part is worked on.
+            del decoded
+            yield 0, part
+            del part
             continue
         prepared = _prepared(transforms[0], decoded)
         yield 0, _flattened(transforms[0], transforms[0].columns, prepared, envelope, first + at)
         for number, transform in enumerate(transforms[1:], 1):
             for part in _derived(transform, prepared, envelope, first + at):
                 yield number, part
+                del part
 
 
 def _prepared(transform: Transform, decoded: Decoded) -> Decoded:
@@ -158,10 +163,12 @@ def _derived(transform: Transform, decoded: Decoded, envelope: Envelope, first: 
     while not at or at < frame.height:
         portion = Decoded(frame.slice(at, at_once)) if at else replace(decoded, frame=frame.slice(0, at_once))
         part = _flattened(transform, transform.columns, portion, envelope, first)
+        height = part.rows.height
         yield part
+        del part
         at += at_once
         # At most doubled: those that follow may give more than these did.
-        at_once = max(DERIVED_AT_ONCE, min(2 * at_once, ROWS_AT_ONCE * at_once // max(1, part.rows.height)))
+        at_once = max(DERIVED_AT_ONCE, min(2 * at_once, ROWS_AT_ONCE * at_once // max(1, height)))
 
 
 def _joined(parts: list[Flattened]) -> Flattened:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -209,8 +210,26 @@ class Bench:
         return pq.read_table(pa.BufferReader(self.staging.read(name)))
 
     def rows(self, stream: str, segment: int = 0, lane: int = 0) -> pl.DataFrame:
-        """A staged rows segment."""
-        return pl.read_parquet(io.BytesIO(self.staging.read(self.names.rows(stream, lane, segment))))
+        """A staged rows segment, as a frame of the table's columns and `_record`."""
+        return self.rows_of(self.staging.read(self.names.rows(stream, lane, segment)), stream)
+
+    def rows_of(self, content: bytes, stream: str) -> pl.DataFrame:
+        """The rows in a blob of that stream."""
+        from activities.deps import source_of
+        from activities.rows import read_rows
+        from sentinel.tables import BY_NAME
+        from transforms.rows import schema
+
+        table = BY_NAME[source_of(self.run.source).tables[stream]]
+        parts = [*read_rows(content)]
+        values = [
+            dict.fromkeys(table.names) | json.loads(line) for part in parts for line in bytes(part.lines).splitlines()
+        ]
+        times = [column.name for column in table.columns if column.type == "datetime"]
+        for row in values:
+            row.update({name: datetime.fromisoformat(row[name]) for name in times if row[name] is not None})
+        records = [number for part in parts for number in part.records]
+        return pl.DataFrame(values, schema=schema(table)).with_columns(_record=pl.Series(records, dtype=pl.Int32))
 
 
 @pytest.fixture

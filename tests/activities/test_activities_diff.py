@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from activities.diff import diff
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Plan, Run
 from sentinel.tables import ASSETS
+from sentinel.text import texts
 from staging import Names, watermark_name
 from transforms.identity import keys
 from transforms.rows import schema
 
 Inventory = dict[str, int]
+TIME = datetime(2026, 11, 20, 10, tzinfo=UTC)
 
 
 class _Runs:
@@ -32,10 +35,13 @@ class _Runs:
     def stage(self, segments: list[list[tuple[str, int]]]) -> Run:
         run = Run(uuid.uuid4().hex, self.source, "delta", "2026-11-20T10:00:00.000000+00:00", None, self.base)
         for number, rows in enumerate(segments):
-            plain = [{"AssetId": f"device42:{key}", "AssetName": f"v{version}"} for key, version in rows]
+            plain = [
+                {"TimeGenerated": TIME, "AssetId": f"device42:{key}", "AssetName": f"v{version}"}
+                for key, version in rows
+            ]
             frame = pl.DataFrame([dict.fromkeys(ASSETS.names) | row for row in plain], schema=schema(ASSETS))
             content = io.BytesIO()
-            keys(frame, ASSETS).write_parquet(content)
+            keys(frame["AssetId"], texts(frame, ASSETS).tails()).write_parquet(content)
             self.bench.staging.create(Names(self.source, run.run_id).keys("devices", 0, number), content.getvalue(), {})
         return run
 
@@ -76,7 +82,9 @@ class _Runs:
         return sorted(frame.select("segment", "row").rows())
 
     def tombstones(self, run: Run, parts: int) -> pl.DataFrame:
-        return self.blobs(lambda part: Names(self.source, run.run_id).rows("devices", TOMBSTONE_LANE, part), parts)
+        names = Names(self.source, run.run_id)
+        blobs = [self.bench.staging.read(names.rows("devices", TOMBSTONE_LANE, part)) for part in range(parts)]
+        return pl.concat([self.bench.rows_of(content, "devices") for content in blobs])
 
 
 inventories = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(1, 2), max_size=10)

@@ -285,7 +285,7 @@ def test_compression_and_digest_are_deterministic(content: bytes) -> None:
 def test_a_press_cuts_what_comes_in_pieces_like_the_whole(
     rows: list[Any], limit: int, wire_limit: int, cuts: list[int]
 ) -> None:
-    """Wherever the pieces end: the same chunks, rows set aside, digests and bodies, in both modes; and again where they were cut once."""
+    """Wherever the pieces end, and whether or not it is told where the newlines are: the same chunks, rows set aside, digests and bodies, in both modes; and again where they were cut once."""
     lines = ndjson(rows)
     edges = [0, *sorted(min(cut, len(lines)) for cut in cuts), len(lines)]
     pieces = [lines[low:high] for low, high in itertools.pairwise(edges)]
@@ -296,8 +296,9 @@ def test_a_press_cuts_what_comes_in_pieces_like_the_whole(
         *((press, (chunks, oversize)) for press in standing),
         (WirePress(wire_limit, body_limit=2000), wired[:2]),
     ):
-        for piece in pieces:
-            press.add(piece)
+        for number, piece in enumerate(pieces):
+            told = [at for at, byte in enumerate(piece) if byte == 0x0A] if number % 2 else None
+            press.add(piece, told)
         press.finish()
         assert press.taken == len(lines)
         assert (press.chunks, press.oversize) == expected

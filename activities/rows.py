@@ -1,0 +1,133 @@
+"""Rows segments: rows as the text that is sent, one row group of Parquet for as many as are encoded at once.
+
+Invariant: the texts of a segment, one after the other, are its NDJSON, so an upload cuts what it reads. Beside a row's text stand the place
+of its record in the raw segment (`_record`, for dead letters) and the asset that it is about (`AssetId`, for orphans), where its table has one.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from activities import parquet
+from contracts import Stop
+from sentinel.packing import Encoded
+from sentinel.tables import Table
+from sentinel.text import texts
+from transforms.decode import RECORD
+from transforms.identity import keys
+
+SCHEMA: Final = pa.schema([("row", pa.binary()), (RECORD, pa.int32()), ("AssetId", pa.string())])
+"""A rows segment: a row as JSON and a newline, the position of its record in the raw segment, its asset."""
+
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 4 * 1024 * 1024
+"""About as many rows are encoded at once, and so much memory may their frame take: what encoding takes beside it is several times that."""
+
+ROWS_READ_AT_ONCE: Final = 1024
+"""Rows that are read at once: their text fits into memory that is there already, where a whole row group's would be fetched from the system."""
+
+
+class Rows:
+    """The rows and the keys of a segment in the making."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._pending: list[pl.DataFrame] = []
+        self._rows, self._keys = parquet.Blob(SCHEMA), parquet.Frames()
+        self.json_bytes = 0
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """More rows: columns of the table, and `_record`."""
+        self._pending.append(rows)
+        # From half of it on: what comes next may be as much again.
+        if 2 * sum(map(len, self._pending)) >= ROWS_AT_ONCE or 2 * sum(map(_size, self._pending)) >= BYTES_AT_ONCE:
+            self._encode()
+
+    def _encode(self) -> None:
+        for some in portions(pl.concat(self._pending)):
+            sent = texts(some, self._table)
+            self.json_bytes += len(sent.content)
+            self._rows.add(_table(some, sent))
+            self._keys.add(keys(some[self._table.key], sent.tails()))
+        self._pending.clear()
+
+    def contents(self) -> tuple[bytes, bytes]:
+        """The blobs of the rows and of their keys, with `json_bytes` then; there must have been some, if none."""
+        if self._pending:
+            self._encode()
+        return self._rows.content(), self._keys.content()
+
+
+def portions(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows, as many at a time as are encoded at once; of none an empty frame."""
+    parts = max(1, -(-rows.height // ROWS_AT_ONCE), -(-_size(rows) // BYTES_AT_ONCE))
+    at_once = -(-rows.height // parts) or 1
+    return (rows.slice(low, at_once) for low in range(0, max(1, rows.height), at_once))
+
+
+def _size(rows: pl.DataFrame) -> int:
+    return int(rows.estimated_size())
+
+
+def _table(rows: pl.DataFrame, sent: Encoded) -> pa.Table:
+    ends = pl.concat([sent.starts, pl.Series([len(sent.content)], dtype=pl.Int64)]).cast(pl.Int32)
+    row = pa.Array.from_buffers(
+        pa.binary(), rows.height, [None, ends.to_arrow().buffers()[1], pa.py_buffer(sent.content)]
+    )
+    asset = rows["AssetId"].to_arrow() if "AssetId" in rows.columns else pa.nulls(rows.height, pa.string())
+    return pa.Table.from_arrays([row, rows[RECORD].cast(pl.Int32).to_arrow(), asset.cast(pa.string())], schema=SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Rows as they were staged: their NDJSON, where in it the newline of each is, the records that they came from."""
+
+    lines: memoryview
+    ends: list[int]
+    records: pl.Series
+
+
+def read_rows(content: bytes, wanted: Sequence[int] | None = None) -> Iterator[Staged]:
+    """A rows segment, some rows at a time; `wanted`: only those rows, in order.
+
+    Raises Stop when the segment is of an older version of the app.
+    """
+    file = pq.ParquetFile(pa.BufferReader(content))
+    if "row" not in file.schema_arrow.names:
+        raise Stop(
+            "the run was begun by an older version of the app, which staged rows in another form",
+            'deploy the version that began it, or start the load again with "fresh": true',
+        )
+    low = 0
+    batches = file.iter_batches(ROWS_READ_AT_ONCE, columns=["row", RECORD], use_threads=False)
+    while (batch := _next(batches)) is not None:
+        high = low + len(batch)
+        if wanted is None:
+            yield _staged(batch)
+        elif here := wanted[bisect_left(wanted, low) : bisect_left(wanted, high)]:
+            yield _staged(batch.take(pa.array([row - low for row in here])))
+        low = high
+
+
+def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    return next(batches, None)
+
+
+def _staged(batch: pa.RecordBatch) -> Staged:
+    texts = batch.column(0)
+    _, offsets, content = texts.buffers()
+    ends = memoryview(offsets).cast("i")[texts.offset : texts.offset + len(texts) + 1]
+    lines = memoryview(content)[ends[0] : ends[-1]]
+    return Staged(lines, [end - ends[0] - 1 for end in ends[1:]], pl.Series(batch.column(1)))
+
+
+def asset_ids(content: bytes) -> pl.Series:
+    """The assets that the rows of a segment are about; null where a row names none."""
+    return pl.read_parquet(io.BytesIO(content), columns=["AssetId"])["AssetId"]

@@ -1,0 +1,41 @@
+"""Rows as the text that is sent, in an order of its own: what says nothing new when it moves, then what is meaningful.
+
+Invariant: the text of a row is the same for any order of the columns, of the rows and of a list's elements. First stand the columns that the contract leaves out
+of a row's hash (the run's own, last-seen), then those that it covers, in the order of their names; of both only those with a value.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from sentinel.packing import Encoded, encoded
+from sentinel.tables import Table
+
+
+def texts(rows: pl.DataFrame, table: Table) -> Encoded:
+    """The rows as they are sent."""
+    heads, names = _order(table)
+    given = set(rows.columns)
+    first = [name for name in heads if name in given]
+    said = rows.select(*first, *(name for name in names if name in given))
+    return encoded(in_order(said), len(first))
+
+
+def _order(table: Table) -> tuple[list[str], list[str]]:
+    heads = [column.name for column in table.columns if not column.hashed]
+    return heads, sorted(column.name for column in table.columns if column.hashed)
+
+
+def in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the elements of each list in order: products give lists in any order, and one that was only shuffled says nothing new."""
+    lists = [name for name, kind in rows.schema.items() if isinstance(kind, pl.List)]
+    longest = rows.select(pl.col(lists).list.len().max()).row(0, named=True) if lists else {}
+    return rows.with_columns(_sorted(rows[name]) for name, most in longest.items() if (most or 0) > 1)
+
+
+def _sorted(lists: pl.Series) -> pl.Series:
+    # Most lists have one element, and sorting is dear.
+    several = (lists.list.len() > 1).fill_null(value=False).arg_true()
+    place = pl.arange(len(lists), eager=True, dtype=pl.UInt32)
+    place = place.scatter(several, pl.arange(len(lists), len(lists) + len(several), eager=True, dtype=pl.UInt32))
+    return pl.concat([lists, lists.gather(several).list.sort()], rechunk=True).gather(place).alias(lists.name)
