@@ -19,6 +19,8 @@ from activities.deps import Deps, source_of
 from activities.sampling import LONGEST_WAIT_S, Sample, sampled
 from contracts import JsonDict
 from sentinel import packing
+from sentinel.tables import Table
+from sentinel.text import texts
 from sources.model import Source, Stream
 from staging import MANIFESTS, watermark_name
 from transforms.registry import DERIVED, TRANSFORMS
@@ -252,7 +254,7 @@ def _parts(
     envelope = Envelope("estimate", deps.now(), "Snapshot")
     began = time.perf_counter()
     flattened = flatten_together([*transforms.values()], pl.Series(texts, dtype=pl.Binary), envelope)
-    made = {of: _made(flat) for of, flat in zip(transforms, flattened, strict=True)}
+    made = {of: _made(flat, transforms[of].table) for of, flat in zip(transforms, flattened, strict=True)}
     worked_s = time.perf_counter() - began
     scale = count / max(1, len(texts))
     parts = {of: Part(count, *(round(number * scale) for number in numbers)) for of, numbers in made.items()}
@@ -261,8 +263,8 @@ def _parts(
     return parts
 
 
-def _made(flat: Flattened) -> tuple[int, int, int]:
+def _made(flat: Flattened, table: Table) -> tuple[int, int, int]:
     """Rows of the sample, their bytes as JSON and compressed."""
-    lines = packing.encode(flat.rows.drop("_record"))
+    lines = texts(flat.rows, table).content
     _, _, wires = packing.cut_wire(lines)
     return flat.rows.height, len(lines), sum(map(len, wires))

@@ -121,9 +121,9 @@ def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
 
 
 def _staged(batch: pa.RecordBatch) -> Staged:
-    texts = batch.column(0)
-    _, offsets, content = texts.buffers()
-    ends = memoryview(offsets).cast("i")[texts.offset : texts.offset + len(texts) + 1]
+    rows = batch.column(0)
+    _, offsets, content = rows.buffers()
+    ends = memoryview(offsets).cast("i")[rows.offset : rows.offset + len(rows) + 1]
     lines = memoryview(content)[ends[0] : ends[-1]]
     return Staged(lines, [end - ends[0] - 1 for end in ends[1:]], pl.Series(batch.column(1)))
 

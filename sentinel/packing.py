@@ -102,11 +102,10 @@ class Encoded:
 
     def tails(self) -> Iterator[memoryview]:
         """Of each row what stands behind its head, without the brace and the newline that end it."""
-        end = len(_BETWEEN_ROWS) - 1
         low = (self.starts + self.heads).to_list()
-        high = [*(self.starts[1:] - end).to_list(), len(self.content) - end]
+        high = (self.starts.shift(-1, fill_value=len(self.content)) - len(_BETWEEN_ROWS[:-1])).to_list()
         content = memoryview(self.content)
-        return (content[begin:stop] for begin, stop in zip(low, high, strict=False))
+        return (content[begin:stop] for begin, stop in zip(low, high, strict=True))
 
 
 def encode(rows: pl.DataFrame) -> bytes:
@@ -138,10 +137,9 @@ def encoded(rows: pl.DataFrame, first: int = 1) -> Encoded:
         for name, count in nulls.items()
         if count < rows.height
     }
-    head, tail = (
-        _parts(rows, {name: sort for name, sort in sorts.items() if (name in rows.columns[:first]) == leading})
-        for leading in (True, False)
-    )
+    leading = set(rows.columns[:first])
+    head = _parts(rows, {name: sort for name, sort in sorts.items() if name in leading})
+    tail = _parts(rows, {name: sort for name, sort in sorts.items() if name not in leading})
     # The brace that ends a row is written before the next one: so the parts are joined once, and what they have in common is a part of the first.
     head = [pl.lit(_BETWEEN_ROWS) + head[0], *head[1:]]
     # with_columns, because a line of constants alone would be selected once instead of once a row.

@@ -87,7 +87,7 @@ def test_golden_identities() -> None:
         *identities(frame(FINDINGS, FINDING), FINDINGS).rows(),
     ]
     assert found == [
-        ("device42:17", 16414262023412920910, 7005380709019276641),
+        ("device42:17", 16414262023412920910, 9969415972493399333),
         ("x", 5395104992458594383, 18038701558366723881),
         ("tenable:a1/19506/0", 5919145044185628695, 6032790854373022613),
     ]
@@ -97,7 +97,11 @@ def test_golden_identities() -> None:
     ("value", "text"),
     [
         (1.0, "1.0"),
-        (0.1 + 0.2, "0.30000000000000004"),
+        (0.1 + 0.2, "0.3"),
+        (-0.0, "0.0"),
+        (123456.789012345, "123456.789012345"),
+        (1e-300, "1e-300"),
+        (-1e300, "-1e+300"),
         (1e300, "1e+300"),
         (1e-6, "1e-6"),
         (1e12, "1000000000000.0"),
@@ -108,6 +112,17 @@ def test_golden_reals(value: float, text: str) -> None:
     """How a real is written: another way would make every row that has one an updated one."""
     sent = texts(frame(ASSETS, {"AssetId": "x", "RiskScore": value}), ASSETS)
     assert f'"RiskScore":{text}}}'.encode() in sent.content
+
+
+def test_reals_are_told_apart_to_the_millionth() -> None:
+    """What a sum leaves behind is no change, minus zero is zero, and large ones are not all alike."""
+    a, b, c, d, e, f, g = hashes(
+        ASSETS,
+        *({"AssetId": "x", "RiskScore": value} for value in (0.3, 0.1 + 0.2, 0.300001, -0.0, 0.0, 1e300, 2e300)),
+    )
+    assert a == b
+    assert d == e
+    assert len({a, c, d, f, g, *hashes(ASSETS, {"AssetId": "x"})}) == 6
 
 
 def test_the_order_of_columns_rows_and_chunks_does_not_matter() -> None:
