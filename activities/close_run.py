@@ -165,18 +165,17 @@ def _settle(deps: Deps, run: Run, plan: Plan) -> None:
 
 def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> None:
     tables = source_of(run.source).tables
-    prefix = deps.names(run).prefix + "rows/"
-    blobs = [blob.name for blob in deps.staging.list(prefix) if blob.summary.get("rows")]
-
-    def of(stream: str) -> list[str]:
-        return [name for name in blobs if name.startswith(f"{prefix}{stream}/")]
-
     asset_streams = [name for name in ledgers if tables[name] == "CAASM_Assets_CL"]
-    assets = [name for stream in asset_streams for name in of(stream)]
-    rows = sum(ledgers[stream].rows for stream in asset_streams)
     if not asset_streams or run.mode == "delta":
         # Without the whole inventory beside them, no finding can be called an orphan.
         return
+    prefix = deps.names(run).prefix + "keys/"
+
+    def of(stream: str) -> list[str]:
+        return [blob.name for blob in deps.staging.list(f"{prefix}{stream}/")]
+
+    assets = [name for stream in asset_streams for name in of(stream)]
+    rows = sum(ledgers[stream].rows for stream in asset_streams)
     for stream, ledger in ledgers.items():
         if tables[stream] == "CAASM_Findings_CL":
             ledger.orphans = count_orphans(deps.staging, assets, of(stream), rows)

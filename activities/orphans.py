@@ -1,40 +1,57 @@
 """Findings on assets that the run's asset streams did not give: kept, and counted.
 
-Invariant: memory is bounded by `ASSETS_PER_PASS`, not by the inventory: identifiers are compared as 64-bit hashes, one share of the hash range a
-pass. The hash lives no longer than one call, so it need not be stable; a collision (about 1 in 10^9 at ten million assets) could hide an orphan.
+Invariant: memory is bounded by `ASSETS_PER_PASS` and `FINDINGS_AT_ONCE`, not by the inventory: what is compared are the 64-bit hashes that a run's keys segments hold, one
+share of the hash range a pass. A collision (about 1 in 10^9 at ten million assets) could hide an orphan.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from activities.rows import asset_ids
 from staging import Staging
+from transforms.identity import ABOUT
 
 ASSETS_PER_PASS = 4_000_000
 
+FINDINGS_AT_ONCE = 1_000_000
+"""To look some up among the assets, all assets have to be put into a table first."""
 
-def count_orphans(staging: Staging, asset_blobs: Sequence[str], finding_blobs: Sequence[str], assets: int) -> int:
-    """How many finding rows name an asset that no asset row has. `assets`: how many asset rows there are; it only sets the passes."""
-    if not finding_blobs:
+
+def count_orphans(staging: Staging, asset_keys: Sequence[str], finding_keys: Sequence[str], assets: int) -> int:
+    """How many findings name an asset that is not there, by the keys segments of both. `assets`: how many asset rows there are; it only sets the passes."""
+    if not finding_keys:
         return 0
     passes = max(1, -(-assets // ASSETS_PER_PASS))
     orphans = 0
     for share in range(passes):
-        known = _known(staging, asset_blobs, share, passes)
-        for hashes in _hashes(staging, finding_blobs, share, passes):
-            orphans += int((~hashes.is_in(known)).sum())
+        known = pl.concat([_NONE, *_hashes(staging, asset_keys, "part", share, passes)]).unique()
+        for named in _gathered(_hashes(staging, finding_keys, ABOUT, share, passes)):
+            orphans += int((~named.is_in(known.implode())).sum())
     return orphans
 
 
-def _known(staging: Staging, blobs: Sequence[str], share: int, passes: int) -> pl.Series:
-    parts = [hashes.unique() for hashes in _hashes(staging, blobs, share, passes)]
-    return pl.concat(parts).unique() if parts else pl.Series("AssetId", [], pl.UInt64)
+_NONE = pl.Series("hash", [], pl.UInt64)
 
 
-def _hashes(staging: Staging, blobs: Sequence[str], share: int, passes: int) -> Iterator[pl.Series]:
-    for name in blobs:
-        hashes = asset_ids(staging.read(name)).drop_nulls().hash(0)
+def _hashes(staging: Staging, blobs: Sequence[str], column: str, share: int, passes: int) -> Iterator[pl.Series]:
+    for content in staging.read_ahead(blobs):
+        if column not in pq.read_schema(pa.BufferReader(content)).names:
+            # Staged by an older version of the app.
+            continue
+        hashes = pl.read_parquet(io.BytesIO(content), columns=[column])[column].drop_nulls().alias("hash")
         yield hashes.filter(hashes % passes == share) if passes > 1 else hashes
+
+
+def _gathered(parts: Iterator[pl.Series]) -> Iterator[pl.Series]:
+    pending: list[pl.Series] = []
+    for part in parts:
+        pending.append(part)
+        if sum(map(len, pending)) >= FINDINGS_AT_ONCE:
+            yield pl.concat(pending)
+            pending = []
+    yield pl.concat([_NONE, *pending])

@@ -1,12 +1,11 @@
 """Rows segments: rows as the text that is sent, one row group of Parquet for as many as are encoded at once.
 
-Invariant: the texts of a segment, one after the other, are its NDJSON, so an upload cuts what it reads. Beside a row's text stand the place
-of its record in the raw segment (`_record`, for dead letters) and the asset that it is about (`AssetId`, for orphans), where its table has one.
+Invariant: the texts of a segment, one after the other, are its NDJSON, so an upload cuts what it reads. Beside a row's text stands the place
+of its record in the raw segment (`_record`, for dead letters).
 """
 
 from __future__ import annotations
 
-import io
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,10 @@ from sentinel.text import texts
 from transforms.decode import RECORD
 from transforms.identity import keys
 
-SCHEMA: Final = pa.schema([("row", pa.binary()), (RECORD, pa.int32()), ("AssetId", pa.string())])
-"""A rows segment: a row as JSON and a newline, the position of its record in the raw segment, its asset."""
+SCHEMA: Final = pa.schema([("row", pa.binary()), (RECORD, pa.int32())])
+"""A rows segment: a row as JSON and a newline, the position of its record in the raw segment."""
+
+_ASSET: Final = "AssetId"
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 4 * 1024 * 1024
 """About as many rows are encoded at once, and so much memory may their frame take: what encoding takes beside it is several times that."""
@@ -55,7 +56,8 @@ class Rows:
             sent = texts(some, self._table)
             self.json_bytes += len(sent.content)
             self._rows.add(_table(some, sent))
-            self._keys.add(keys(some[self._table.key], sent.tails()))
+            about = some[_ASSET] if _ASSET in self._table.names and self._table.key != _ASSET else None
+            self._keys.add(keys(some[self._table.key], sent.tails(), about))
         self._pending.clear()
 
     def contents(self) -> tuple[bytes, bytes]:
@@ -81,8 +83,7 @@ def _table(rows: pl.DataFrame, sent: Encoded) -> pa.Table:
     row = pa.Array.from_buffers(
         pa.binary(), rows.height, [None, ends.to_arrow().buffers()[1], pa.py_buffer(sent.content)]
     )
-    asset = rows["AssetId"].to_arrow() if "AssetId" in rows.columns else pa.nulls(rows.height, pa.string())
-    return pa.Table.from_arrays([row, rows[RECORD].cast(pl.Int32).to_arrow(), asset.cast(pa.string())], schema=SCHEMA)
+    return pa.Table.from_arrays([row, rows[RECORD].cast(pl.Int32).to_arrow()], schema=SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,3 @@ def _staged(batch: pa.RecordBatch) -> Staged:
     ends = memoryview(offsets).cast("i")[rows.offset : rows.offset + len(rows) + 1]
     lines = memoryview(content)[ends[0] : ends[-1]]
     return Staged(lines, [end - ends[0] - 1 for end in ends[1:]], pl.Series(batch.column(1)))
-
-
-def asset_ids(content: bytes) -> pl.Series:
-    """The assets that the rows of a segment are about; null where a row names none."""
-    return pl.read_parquet(io.BytesIO(content), columns=["AssetId"])["AssetId"]

@@ -11,6 +11,7 @@ import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -19,12 +20,22 @@ from xxhash import xxh3_64_intdigest
 KEYS_SCHEMA: dict[str, pl.DataType] = {"key": pl.String(), "part": pl.UInt64(), "hash": pl.UInt64()}
 """A keys segment: per row of a rows segment, in its order, the key, the key's hash (it spreads keys over parts), the row's hash."""
 
+ABOUT: Final = "asset"
+"""A further column where rows are about an asset that another stream exports: the key's hash that this asset's row has; null where a row names none."""
 
-def keys(key: pl.Series, said: Iterable[memoryview]) -> pl.DataFrame:
-    """Key, part and hash of each row, in the order of the rows; `said`: of each row's text what is meaningful (`sentinel.text`)."""
-    part = struct.unpack(f">{len(key)}Q", b"".join([blake2b(text, digest_size=8).digest() for text in _contents(key)]))
+
+def keys(key: pl.Series, said: Iterable[memoryview], about: pl.Series | None = None) -> pl.DataFrame:
+    """Key, part and hash of each row, in the order of the rows; `said`: of each row's text what is meaningful (`sentinel.text`); `about`: the keys of the assets
+    that the rows are about."""
     hashes = [xxh3_64_intdigest(text) for text in said]
-    return pl.DataFrame({"key": key, "part": part, "hash": hashes}, schema=KEYS_SCHEMA)
+    frame = pl.DataFrame({"key": key, "part": _hashed(key), "hash": hashes}, schema=KEYS_SCHEMA)
+    return frame if about is None else frame.with_columns(_hashed(about).alias(ABOUT))
+
+
+def _hashed(texts: pl.Series) -> pl.Series:
+    digests = b"".join([blake2b(text, digest_size=8).digest() for text in _contents(texts)])
+    hashes = pl.Series(struct.unpack(f">{len(texts)}Q", digests), dtype=pl.UInt64)
+    return hashes.set(texts.is_null(), None) if texts.null_count() else hashes
 
 
 def _contents(texts: pl.Series) -> Iterator[memoryview]:

@@ -27,8 +27,8 @@ TIME = datetime(2026, 11, 20, 10, tzinfo=UTC)
 class _Runs:
     """Runs of one source over given inventories: {key: version} per segment; what is staged is what a transform stages."""
 
-    def __init__(self, bench: Any) -> None:
-        self.bench = bench("device42")
+    def __init__(self, bench: Any, *, clash: bool = False) -> None:
+        self.bench, self.clash = bench("device42"), clash
         self.source = "device42"
         self.base: str | None = None
 
@@ -41,7 +41,11 @@ class _Runs:
             ]
             frame = pl.DataFrame([dict.fromkeys(ASSETS.names) | row for row in plain], schema=schema(ASSETS))
             content = io.BytesIO()
-            keys(frame["AssetId"], texts(frame, ASSETS).tails()).write_parquet(content)
+            staged = keys(frame["AssetId"], texts(frame, ASSETS).tails())
+            if self.clash:
+                # Four hashes for all keys.
+                staged = staged.with_columns(pl.col("part") // 2**62 * 2**62)
+            staged.write_parquet(content)
             self.bench.staging.create(Names(self.source, run.run_id).keys("devices", 0, number), content.getvalue(), {})
         return run
 
@@ -91,10 +95,12 @@ inventories = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(1, 2)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(generations=st.lists(st.tuples(inventories, st.integers(1, 4)), min_size=2, max_size=4))
-def test_every_key_is_judged_as_a_model_judges_it(bench: Any, generations: list[tuple[Inventory, int]]) -> None:
-    """Created, updated, unchanged, gone; the parts of this run and of the base may be any number."""
-    runs = _Runs(bench)
+@given(generations=st.lists(st.tuples(inventories, st.integers(1, 4)), min_size=2, max_size=4), clash=st.booleans())
+def test_every_key_is_judged_as_a_model_judges_it(
+    bench: Any, generations: list[tuple[Inventory, int]], *, clash: bool
+) -> None:
+    """Created, updated, unchanged, gone; the parts of this run and of the base may be any number, and keys may share a hash."""
+    runs = _Runs(bench, clash=clash)
     runs.bench.staging.delete(watermark_name("device42"))
     before: Inventory = {}
     for inventory, parts in generations:

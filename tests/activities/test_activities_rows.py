@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activities import rows as module
-from activities.rows import Rows, asset_ids, read_rows
+from activities.rows import Rows, read_rows
 from contracts import Stop
-from sentinel.tables import ASSETS, RUNS
+from sentinel.tables import ASSETS, FINDINGS, RUNS
 from sentinel.text import texts
 from transforms.rows import schema
 
@@ -36,7 +36,7 @@ def frame(first: int, count: int, pad: int = 0) -> pl.DataFrame:
 @settings(max_examples=25, deadline=None)
 @given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=6), pad=st.sampled_from([0, 300]))
 def test_what_is_read_is_what_was_encoded_however_it_came(counts: list[int], pad: int) -> None:
-    """In one piece or in many: the same text, keys in the order of the rows, records and assets beside them, newlines where they are said to be."""
+    """In one piece or in many: the same text, keys in the order of the rows, records beside them, newlines where they are said to be."""
     whole = pl.concat([frame(0, 0), frame(0, sum(counts), pad)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROWS_AT_ONCE", 16)
@@ -55,7 +55,6 @@ def test_what_is_read_is_what_was_encoded_however_it_came(counts: list[int], pad
     for part in parts:
         assert part.ends == [at for at, byte in enumerate(part.lines) if byte == 0x0A]
     assert pl.read_parquet(io.BytesIO(keys))["key"].to_list() == whole["AssetId"].to_list()
-    assert asset_ids(content).to_list() == whole["AssetId"].to_list()
 
 
 @settings(max_examples=25, deadline=None)
@@ -79,8 +78,8 @@ def test_a_table_without_assets_has_rows_all_the_same() -> None:
     row = dict.fromkeys(RUNS.names) | {"TimeGenerated": TIME, RUNS.key: "x"}
     staged = Rows(RUNS)
     staged.add(pl.DataFrame([row], schema=schema(RUNS)).with_columns(_record=pl.lit(0, pl.Int32)))
-    content, _ = staged.contents()
-    assert asset_ids(content).to_list() == [None]
+    content, keys = staged.contents()
+    assert pl.read_parquet(io.BytesIO(keys)).columns == ["key", "part", "hash"]
     assert len([*read_rows(content)]) == 1
 
 
@@ -91,3 +90,16 @@ def test_a_segment_of_an_older_version_is_refused_with_a_remedy() -> None:
     with pytest.raises(Stop, match="older version") as stopped:
         next(read_rows(content.getvalue()))
     assert '"fresh": true' in stopped.value.remedy
+
+
+def test_findings_name_their_asset_by_the_hash_of_its_key() -> None:
+    """So that orphans are found without a text; one that names no asset has none."""
+    findings = [
+        dict.fromkeys(FINDINGS.names) | {"TimeGenerated": TIME, "FindingId": f"f:{n}"} | about
+        for n, about in enumerate([{"AssetId": "x:1"}, {}, {"AssetId": "x:0"}])
+    ]
+    found, assets = Rows(FINDINGS), Rows(ASSETS)
+    found.add(pl.DataFrame(findings, schema=schema(FINDINGS)).with_columns(_record=pl.int_range(3, dtype=pl.Int32)))
+    assets.add(frame(0, 2))
+    part = pl.read_parquet(io.BytesIO(assets.contents()[1]))["part"].to_list()
+    assert pl.read_parquet(io.BytesIO(found.contents()[1]))["asset"].to_list() == [part[1], None, part[0]]
