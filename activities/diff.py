@@ -20,7 +20,6 @@ from activities.deps import Deps, source_of
 from activities.index import NO_HASH, base_of, compact, doubted, within
 from activities.rows import Rows
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
-from memory import give_back
 from sentinel.tables import BY_NAME, Table
 from staging import Names, watermark_name
 from transforms.identity import KEYS_SCHEMA
@@ -40,8 +39,6 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     if done is not None:
         return DiffResult.from_wire(done)
     deps.check_cancelled(run)
-    # What the lanes left behind, a hundred MB, is of no use to a comparison.
-    give_back()
     watermark = deps.staging.find_json(watermark_name(run.source)) if run.base else None
     if (watermark or {}).get("run_id") != run.base:
         raise Stop(

@@ -94,7 +94,7 @@ def _batch(number: int, first: int, records: Sequence[msgspec.Raw], starts: arra
     if first:
         starts = array("i", (start - starts[0] for start in starts))
     texts = pa.Array.from_buffers(pa.binary(), len(records), [None, pa.py_buffer(starts), pa.py_buffer(content)])
-    ordinals = pa.array(range(first, first + len(records)), pa.int32())
+    ordinals = pa.arange(first, first + len(records)).cast(pa.int32())
     columns = [pa.repeat(pa.scalar(number, pa.int64()), len(records)), ordinals, texts]
     return pa.RecordBatch.from_arrays(columns, schema=RAW_SCHEMA), len(content)
 

@@ -20,14 +20,15 @@ PAGE_ROWS: Final = 256
 class Blob:
     """A blob in the making, of tables of one schema. LZ4: see docs/adr/0012-memory.md."""
 
-    def __init__(self, schema: pa.Schema, *, dictionary: bool = False) -> None:
+    def __init__(self, schema: pa.Schema) -> None:
         # Not Arrow's own stream: it doubles as it grows, and what it gives has to be copied.
         self._sink = io.BytesIO()
         self._writer = pq.ParquetWriter(
             self._sink,
             schema,
             compression="lz4",
-            use_dictionary=dictionary,
+            # Records, rows and keys repeat nothing as a whole.
+            use_dictionary=False,
             write_statistics=False,
             write_batch_size=PAGE_ROWS,
         )
@@ -52,7 +53,7 @@ class Frames:
         """One more row group."""
         table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
         if self._blob is None:
-            self._blob = Blob(table.schema, dictionary=True)
+            self._blob = Blob(table.schema)
         self._blob.add(table)
 
     def content(self) -> bytes:

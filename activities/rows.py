@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,11 +37,13 @@ ROWS_READ_AT_ONCE: Final = 1024
 
 
 class Rows:
-    """The rows and the keys of a segment in the making."""
+    """The rows and the keys of a segment in the making: what is encoded is hashed and compressed beside what is encoded next."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._pending: list[pl.DataFrame] = []
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._writing: Future[None] | None = None
         self._rows, self._keys = parquet.Blob(SCHEMA), parquet.Frames()
         self.json_bytes = 0
 
@@ -55,15 +58,26 @@ class Rows:
         for some in portions(pl.concat(self._pending)):
             sent = texts(some, self._table)
             self.json_bytes += len(sent.content)
-            self._rows.add(_table(some, sent))
-            about = some[_ASSET] if _ASSET in self._table.names and self._table.key != _ASSET else None
-            self._keys.add(keys(some[self._table.key], sent.tails(), about))
+            self._written()
+            self._writing = self._writer.submit(self._write, some, sent)
         self._pending.clear()
 
+    def _write(self, rows: pl.DataFrame, sent: Encoded) -> None:
+        self._rows.add(_table(rows, sent))
+        about = rows[_ASSET] if _ASSET in self._table.names and self._table.key != _ASSET else None
+        self._keys.add(keys(rows[self._table.key], sent.tails(), about))
+
+    def _written(self) -> None:
+        """What was encoded before is in the blobs."""
+        if self._writing is not None:
+            self._writing.result()
+
     def contents(self) -> tuple[bytes, bytes]:
-        """The blobs of the rows and of their keys, with `json_bytes` then; there must have been some, if none."""
+        """The blobs of the rows and of their keys, with `json_bytes` then; there must have been some, if none. Nothing can be added afterwards."""
         if self._pending:
             self._encode()
+        with self._writer:
+            self._written()
         return self._rows.content(), self._keys.content()
 
 

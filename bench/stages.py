@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -106,8 +107,10 @@ def run(source: str, activities: Activities) -> list[JsonDict]:
     found: list[JsonDict] = []
     for stream in dict.fromkeys(lane["stream"] for lane in plan.lanes):
         trace = Trace()
-        # A transform encodes beside what it flattens; a trace only tells apart what follows each other.
-        with trace.watching(STEPS), patch("activities.transform.ThreadPoolExecutor", _Inline):
+        # A transform encodes beside what it flattens, a comparison reads ahead; a trace only tells apart what follows each other.
+        with trace.watching(STEPS), ExitStack() as inline:
+            for module in ("activities.transform", "activities.rows", "staging"):
+                inline.enter_context(patch(f"{module}.ThreadPoolExecutor", _Inline))
             states = walk(plan, stream, _traced(activities, trace))
             _compare(stream, states, plan, _traced(activities, trace))
         counts = {name: sum(state.counts[name] for state in states) for name in ("exported", "bytes", "bytes_sent")}

@@ -45,6 +45,18 @@ def test_a_blob_is_written_once_and_the_summary_is_the_first_s(staging: Staging)
     assert staging.summary("a") == {"n": 1}
 
 
+def test_blobs_are_read_ahead_in_order(staging: Staging) -> None:
+    """One after the other as they are asked for; one that is gone stops whoever comes to it, and not before."""
+    for name in "abc":
+        staging.create(name, name.encode(), {})
+    assert [*staging.read_ahead([])] == []
+    assert [*staging.read_ahead(iter("abc"))] == [b"a", b"b", b"c"]
+    reading = staging.read_ahead(["a", "gone", "b"])
+    assert next(reading) == b"a"
+    with pytest.raises(Stop, match="gone"):
+        next(reading)
+
+
 def test_of_several_writers_at_once_one_wins_and_all_answer_alike(staging: Staging) -> None:
     """Content and summary are of the same one."""
     answers = at_once(6, lambda n: staging.create("a", b"%d" % n, {"n": n}))
