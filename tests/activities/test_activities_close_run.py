@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
 import pytest
 
 import activities.orphans
@@ -16,6 +18,7 @@ from local.products.synthetic import Inventory, SyntheticStream
 from local.relations import of_inventory
 from sentinel.ingestion import Answer
 from staging import unsettled_name, watermark_name
+from transforms.identity import KEYS_SCHEMA
 
 INVENTORY = Inventory(assets=40, findings=60, big_output_share=0.0, tenable_orphan_share=0.2)
 STREAMS = INVENTORY.streams()
@@ -309,6 +312,21 @@ def test_orphans_are_not_guessed_without_the_assets(bench: Any) -> None:
     run = bench("cycognito", INVENTORY)
     assert run.load(streams=["issues"])["streams"]["issues"]["orphans"] == 0
     assert count_orphans(run.staging, [], [], 0) == 0
+
+
+def test_keys_that_name_no_asset_are_no_orphans(staging: Any) -> None:
+    """Keys segments of an older version say nothing of assets: nothing is made of that."""
+    key = pl.DataFrame({"key": ["a", "b"], "part": [1, 2], "hash": [3, 4]}, schema=KEYS_SCHEMA)
+    for name, frame in {
+        "assets": key,
+        "old": key,
+        "new": key.with_columns(asset=pl.Series([1, 7], dtype=pl.UInt64)),
+    }.items():
+        content = io.BytesIO()
+        frame.write_parquet(content)
+        staging.create(name, content.getvalue(), {})
+    assert count_orphans(staging, ["assets"], ["old"], 2) == 0
+    assert count_orphans(staging, ["assets"], ["old", "new"], 2) == 1
 
 
 def test_a_delta_sends_what_has_changed_and_moves_the_watermark(bench: Any) -> None:
