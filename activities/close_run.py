@@ -31,8 +31,7 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
     parents = {name: of["parent"] for name, of in (plan.streams if plan is not None else {}).items() if "parent" in of}
     streams = dict.fromkeys([*(lane["stream"] for lane in lanes), *parents])
     ledgers = compute(deps.staging.list(names.prefix), names, streams, parents)
-    if not request.failed:
-        _count_orphans(deps, run, ledgers)
+    uncounted = [] if request.failed else _count_orphans(deps, run, ledgers)
     for stream, sums in request.diffs.items():
         for name in ("duplicates", "created", "updated"):
             setattr(ledgers[stream], name, sums[name])
@@ -60,7 +59,12 @@ def close_run(request: CloseRequest, deps: Deps) -> JsonDict:
         "status": status,
         "cancelled": request.cancelled,
         "reasons": reasons[:50],
-        "notes": [*(plan.notes if plan is not None else []), *request.notes, *_notes(request, ledgers, run)],
+        "notes": [
+            *(plan.notes if plan is not None else []),
+            *request.notes,
+            *uncounted,
+            *_notes(request, ledgers, run),
+        ],
         "totals": totals,
         "streams": {stream: ledger.to_wire() for stream, ledger in ledgers.items()},
         "left_out": plan.left_out if plan is not None else [],
@@ -163,12 +167,13 @@ def _settle(deps: Deps, run: Run, plan: Plan) -> None:
     deps.staging.swap_json(unsettled_name(run.source), settled)
 
 
-def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> None:
+def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> list[str]:
+    """Count the orphans of each stream of findings; the notes on those whose cannot be counted."""
     tables = source_of(run.source).tables
     asset_streams = [name for name in ledgers if tables[name] == "CAASM_Assets_CL"]
     if not asset_streams or run.mode == "delta":
         # Without the whole inventory beside them, no finding can be called an orphan.
-        return
+        return []
     prefix = deps.names(run).prefix + "keys/"
 
     def of(stream: str) -> list[str]:
@@ -176,9 +181,16 @@ def _count_orphans(deps: Deps, run: Run, ledgers: dict[str, StreamLedger]) -> No
 
     assets = [name for stream in asset_streams for name in of(stream)]
     rows = sum(ledgers[stream].rows for stream in asset_streams)
+    notes = []
     for stream, ledger in ledgers.items():
         if tables[stream] == "CAASM_Findings_CL":
-            ledger.orphans = count_orphans(deps.staging, assets, of(stream), rows)
+            orphans = count_orphans(deps.staging, assets, of(stream), rows)
+            ledger.orphans = orphans or 0
+            if orphans is None:
+                notes.append(
+                    f"{stream}: findings on assets that the export does not have were not counted: the run was begun by an older version of the app"
+                )
+    return notes
 
 
 def _notes(request: CloseRequest, ledgers: dict[str, StreamLedger], run: Run) -> list[str]:

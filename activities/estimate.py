@@ -18,9 +18,8 @@ import polars as pl
 from activities.deps import Deps, source_of
 from activities.sampling import LONGEST_WAIT_S, Sample, sampled
 from contracts import JsonDict
-from sentinel import packing
+from sentinel import packing, text
 from sentinel.tables import Table
-from sentinel.text import texts
 from sources.model import Source, Stream
 from staging import MANIFESTS, watermark_name
 from transforms.registry import DERIVED, TRANSFORMS
@@ -265,6 +264,6 @@ def _parts(
 
 def _made(flat: Flattened, table: Table) -> tuple[int, int, int]:
     """Rows of the sample, their bytes as JSON and compressed."""
-    lines = texts(flat.rows, table).content
+    lines = text.texts(flat.rows, table).content
     _, _, wires = packing.cut_wire(lines)
     return flat.rows.height, len(lines), sum(map(len, wires))

@@ -10,8 +10,6 @@ import io
 from collections.abc import Iterator, Sequence
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from staging import Staging
 from transforms.identity import ABOUT
@@ -22,16 +20,22 @@ FINDINGS_AT_ONCE = 1_000_000
 """To look some up among the assets, all assets have to be put into a table first."""
 
 
-def count_orphans(staging: Staging, asset_keys: Sequence[str], finding_keys: Sequence[str], assets: int) -> int:
-    """How many findings name an asset that is not there, by the keys segments of both. `assets`: how many asset rows there are; it only sets the passes."""
+def count_orphans(staging: Staging, asset_keys: Sequence[str], finding_keys: Sequence[str], assets: int) -> int | None:
+    """How many findings name an asset that is not there, by the keys segments of both; None when an older version staged some, which do not say what they are about.
+
+    `assets`: how many asset rows there are; it only sets the passes.
+    """
     if not finding_keys:
         return 0
     passes = max(1, -(-assets // ASSETS_PER_PASS))
     orphans = 0
-    for share in range(passes):
-        known = pl.concat([_NONE, *_hashes(staging, asset_keys, "part", share, passes)]).unique()
-        for named in _gathered(_hashes(staging, finding_keys, ABOUT, share, passes)):
-            orphans += int((~named.is_in(known.implode())).sum())
+    try:
+        for share in range(passes):
+            known = pl.concat([_NONE, *_hashes(staging, asset_keys, "part", share, passes)]).unique()
+            for named in _gathered(_hashes(staging, finding_keys, ABOUT, share, passes)):
+                orphans += int((~named.is_in(known.implode())).sum())
+    except pl.exceptions.ColumnNotFoundError:
+        return None
     return orphans
 
 
@@ -40,9 +44,6 @@ _NONE = pl.Series("hash", [], pl.UInt64)
 
 def _hashes(staging: Staging, blobs: Sequence[str], column: str, share: int, passes: int) -> Iterator[pl.Series]:
     for content in staging.read_ahead(blobs):
-        if column not in pq.read_schema(pa.BufferReader(content)).names:
-            # Staged by an older version of the app.
-            continue
         hashes = pl.read_parquet(io.BytesIO(content), columns=[column])[column].drop_nulls().alias("hash")
         yield hashes.filter(hashes % passes == share) if passes > 1 else hashes
 
