@@ -10,7 +10,7 @@ from typing import Final
 
 from activities.announce import announce
 from activities.deps import Deps, source_of
-from activities.index import DROPPED, KEPT
+from activities.index import DROPPED, KEPT, KEY_HASH
 from activities.ledger import COUNTS, RECORDS, StreamLedger, compute
 from activities.orphans import count_orphans
 from contracts import CloseRequest, JsonDict, Plan, Run
@@ -126,7 +126,12 @@ def _commit(request: CloseRequest, deps: Deps, run: Run, plan: Plan) -> bool:
     if not {stream.name for stream in source_of(run.source).streams} <= set(request.diffs):
         return True
     streams = {
-        name: {"parts": sums["parts"], "gone_rule": sums["gone_rule"], "keys": _keys(sums, whole=run.since is None)}
+        name: {
+            "parts": sums["parts"],
+            "gone_rule": sums["gone_rule"],
+            "key_hash": KEY_HASH,
+            "keys": _keys(sums, whole=run.since is None),
+        }
         for name, sums in request.diffs.items()
     }
 

@@ -18,7 +18,7 @@ import polars as pl
 from activities import parquet
 from activities.deps import Deps, source_of
 from activities.index import NO_HASH, base_of, compact, doubted, within
-from activities.rows import Rows
+from activities.rows import Rows, of_older_version
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
 from staging import Names, watermark_name
@@ -130,10 +130,10 @@ def _judge(request: DiffRequest, found: pl.DataFrame, base: pl.DataFrame, doubts
 
 def _told_apart_by(rows: pl.DataFrame, known: pl.DataFrame) -> str:
     """The column that tells these keys apart: their hash, in a fraction of the time and memory that texts take, unless two keys have the same."""
-    ordered = pl.concat([rows.select("part", "key"), known.select("part", "key")]).sort("part")
-    part, key = pl.col("part"), pl.col("key")
-    shared = ordered.select(((part == part.shift()) & (key != key.shift())).any()).item()
-    return "key" if shared else "part"
+    ordered = pl.concat([rows.select("key_hash", "key"), known.select("key_hash", "key")]).sort("key_hash")
+    hashed, key = pl.col("key_hash"), pl.col("key")
+    shared = ordered.select(((hashed == hashed.shift()) & (key != key.shift())).any()).item()
+    return "key" if shared else "key_hash"
 
 
 def _current(rows: pl.DataFrame, last: pl.DataFrame, by: str) -> pl.DataFrame:
@@ -143,23 +143,31 @@ def _current(rows: pl.DataFrame, last: pl.DataFrame, by: str) -> pl.DataFrame:
         # Two versions of a key in one run carry the same time, and a reader may see either: the next delta sends it once more.
         unsure = rows.group_by(by).agg(pl.col("hash").n_unique()).filter(pl.col("hash") > 1)
         hashed = pl.when(pl.col(by).is_in(unsure[by].implode())).then(pl.lit(NO_HASH, pl.UInt64)).otherwise("hash")
-    return last.select("key", "part", hash=hashed, missing=pl.lit(0, pl.UInt8))
+    return last.select("key", "key_hash", hash=hashed, missing=pl.lit(0, pl.UInt8))
 
 
 def _found(request: DiffRequest, deps: Deps, run: Run) -> pl.DataFrame:
     """The keys of the part that the run's segments hold, in the order in which they were read."""
     prefix = f"{deps.names(run).prefix}keys/{request.stream}/"
-    empty = {"key": pl.String(), "part": pl.UInt64(), "hash": pl.UInt64(), **_ROW}
+    empty = {"key": pl.String(), "key_hash": pl.UInt64(), "hash": pl.UInt64(), **_ROW}
     frames = [pl.DataFrame(schema=empty)]
     names = [blob.name for blob in deps.staging.list(prefix)]
     for name, content in zip(names, deps.staging.read_ahead(names), strict=True):
         lane, segment = (int(part) for part in name.removeprefix(prefix).removesuffix(".parquet").split("/"))
-        keys = pl.read_parquet(io.BytesIO(content), columns=list(KEYS_SCHEMA)).with_row_index("row")
+        keys = _keys(content)
         if request.parts > 1:
             keys = compact(keys.filter(within(request.part, request.parts)))
         placed = keys.with_columns(lane=pl.lit(lane, pl.Int32), segment=pl.lit(segment, pl.Int32))
         frames.append(placed.select(*empty))
     return pl.concat(frames)
+
+
+def _keys(content: bytes) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(io.BytesIO(content), columns=list(KEYS_SCHEMA)).with_row_index("row")
+    except pl.exceptions.ColumnNotFoundError:
+        # Its parts, some of which may be compared already, are other ones.
+        raise of_older_version("keys") from None
 
 
 def _tombstones(gone: pl.DataFrame, table: Table, run: Run, stream: str) -> pl.DataFrame:

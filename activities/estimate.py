@@ -264,6 +264,6 @@ def _parts(
 
 def _made(flat: Flattened, table: Table) -> tuple[int, int, int]:
     """Rows of the sample, their bytes as JSON and compressed."""
-    lines = text.texts(flat.rows, table).content
+    lines = text.texts(flat.rows, table).content.to_pybytes()
     _, _, wires = packing.cut_wire(lines)
     return flat.rows.height, len(lines), sum(map(len, wires))

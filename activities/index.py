@@ -15,9 +15,18 @@ import polars as pl
 
 from contracts import JsonDict, Stop
 from staging import INDEX, Names, Staging, watermark_name
+from transforms.identity import hashed
 
-SCHEMA: dict[str, pl.DataType] = {"key": pl.String(), "part": pl.UInt64(), "hash": pl.UInt64(), "missing": pl.UInt8()}
+SCHEMA: dict[str, pl.DataType] = {
+    "key": pl.String(),
+    "key_hash": pl.UInt64(),
+    "hash": pl.UInt64(),
+    "missing": pl.UInt8(),
+}
 """An index part: key, the key's hash (it decides the part), the row's hash, complete runs in a row that did not have it."""
+
+KEY_HASH: Final = "xxh3"
+"""The kind of hash that decides a key's part, as the watermark says it; it says none where an older version wrote the index, with BLAKE2b."""
 
 DROPPED, SUSPECTS, KEPT = "dropped", "suspects", "kept"
 
@@ -35,7 +44,7 @@ def bounds(part: int, parts: int) -> tuple[int, int]:
 def within(part: int, parts: int) -> pl.Expr:
     """Whether a row's key hash belongs to the part."""
     low, high = bounds(part, parts)
-    column = pl.col("part")
+    column = pl.col("key_hash")
     above = column >= pl.lit(low, pl.UInt64)
     return above if high == SPAN else above & (column < pl.lit(high, pl.UInt64))
 
@@ -61,32 +70,33 @@ def doubted(staging: Staging, names: Names, stream: str, base: pl.DataFrame, par
     The run was never committed. Such a key is sent again when it is there, and deleted when it is gone.
     """
     known = base.select("key", "hash")
-    doubt = [pl.DataFrame(schema={"key": pl.String(), "part": pl.UInt64()})]
+    doubt = [pl.DataFrame(schema={"key": pl.String(), "key_hash": pl.UInt64()})]
     for blob in staging.list(f"{names.prefix}keys/{stream}/"):
         sent = _placed(staging.find(blob.name), part, parts)
         if sent is not None:
-            doubt.append(compact(sent.join(known, on=["key", "hash"], how="anti").select("key", "part")))
+            doubt.append(compact(sent.join(known, on=["key", "hash"], how="anti").select("key", "key_hash")))
     for blob in staging.list(f"{INDEX}{names.source}/{names.run_id}/{stream}/"):
         gone = _placed(staging.find(blob.name), part, parts) if blob.name.endswith("-gone.parquet") else None
         if gone is not None:
-            doubt.append(compact(gone.select("key", "part")))
+            doubt.append(compact(gone.select("key", "key_hash")))
     keys = pl.concat(doubt).unique("key")
     if keys.is_empty():
         return base
     unsure = keys.join(base.select("key", "missing"), on="key", how="left").select(
-        "key", "part", hash=pl.lit(NO_HASH, pl.UInt64), missing=pl.col("missing").fill_null(0)
+        "key", "key_hash", hash=pl.lit(NO_HASH, pl.UInt64), missing=pl.col("missing").fill_null(0)
     )
     return pl.concat([base.join(keys, on="key", how="anti"), unsure])
 
 
 def _placed(content: bytes | None, part: int, parts: int) -> pl.DataFrame | None:
-    return None if content is None else pl.read_parquet(io.BytesIO(content)).filter(within(part, parts))
+    return None if content is None else _keyed(content).filter(within(part, parts))
 
 
 def _parts(staging: Staging, names: Names, stream: str, of: JsonDict, part: int, parts: int) -> Iterator[pl.DataFrame]:
     low, high = bounds(part, parts)
     for at in range(of["parts"]):
-        from_, to = bounds(at, of["parts"])
+        # Of an older version, whose key hash was another one, any part may have the key.
+        from_, to = bounds(at, of["parts"]) if of.get("key_hash") == KEY_HASH else (0, SPAN)
         if to <= low or from_ >= high:
             continue
         inside = low <= from_ and to <= high
@@ -109,4 +119,10 @@ def _read(staging: Staging, name: str, source: str) -> pl.DataFrame:
             f"{name!r} is gone, a part of the last complete run's index: what has changed or gone cannot be told",
             f"keep {INDEX} out of lifecycle rules; to go on without it, delete {watermark_name(source)!r} and load in full",
         )
-    return pl.read_parquet(io.BytesIO(content))
+    return _keyed(content).select(*SCHEMA)
+
+
+def _keyed(content: bytes) -> pl.DataFrame:
+    """The frame with its keys' hashes, which an older version had by another name and of another kind."""
+    frame = pl.read_parquet(io.BytesIO(content))
+    return frame if "key_hash" in frame.columns else frame.with_columns(hashed(frame["key"]).alias("key_hash"))

@@ -31,7 +31,7 @@ def count_orphans(staging: Staging, asset_keys: Sequence[str], finding_keys: Seq
     orphans = 0
     try:
         for share in range(passes):
-            known = pl.concat([_NONE, *_hashes(staging, asset_keys, "part", share, passes)]).unique()
+            known = pl.concat([_NONE, *_hashes(staging, asset_keys, "key_hash", share, passes)]).unique()
             for named in _gathered(_hashes(staging, finding_keys, ABOUT, share, passes)):
                 orphans += int((~named.is_in(known.implode())).sum())
     except pl.exceptions.ColumnNotFoundError:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from activities import parquet
 from contracts import Stop
-from sentinel.packing import Encoded
+from sentinel.ndjson import Encoded
 from sentinel.tables import Table
 from sentinel.text import texts
 from transforms.decode import RECORD
@@ -57,7 +57,7 @@ class Rows:
     def _encode(self) -> None:
         for some in portions(pl.concat(self._pending)):
             sent = texts(some, self._table)
-            self.json_bytes += len(sent.content)
+            self.json_bytes += sent.content.size
             self._written()
             self._writing = self._writer.submit(self._write, some, sent)
         self._pending.clear()
@@ -93,10 +93,8 @@ def _size(rows: pl.DataFrame) -> int:
 
 
 def _table(rows: pl.DataFrame, sent: Encoded) -> pa.Table:
-    ends = pl.concat([sent.starts, pl.Series([len(sent.content)], dtype=pl.Int64)]).cast(pl.Int32)
-    row = pa.Array.from_buffers(
-        pa.binary(), rows.height, [None, ends.to_arrow().buffers()[1], pa.py_buffer(sent.content)]
-    )
+    ends = sent.ends.cast(pl.Int32)
+    row = pa.Array.from_buffers(pa.binary(), rows.height, [None, ends.to_arrow().buffers()[1], sent.content])
     return pa.Table.from_arrays([row, rows[RECORD].cast(pl.Int32).to_arrow()], schema=SCHEMA)
 
 
@@ -109,6 +107,14 @@ class Staged:
     records: pl.Series
 
 
+def of_older_version(what: str) -> Stop:
+    """What is raised for a segment that this version cannot read."""
+    return Stop(
+        f"the run was begun by an older version of the app, which staged {what} in another form",
+        'deploy the version that began it, or start the load again with "fresh": true',
+    )
+
+
 def read_rows(content: bytes, wanted: Sequence[int] | None = None) -> Iterator[Staged]:
     """A rows segment, some rows at a time; `wanted`: only those rows, in order.
 
@@ -116,10 +122,7 @@ def read_rows(content: bytes, wanted: Sequence[int] | None = None) -> Iterator[S
     """
     file = pq.ParquetFile(pa.BufferReader(content))
     if "row" not in file.schema_arrow.names:
-        raise Stop(
-            "the run was begun by an older version of the app, which staged rows in another form",
-            'deploy the version that began it, or start the load again with "fresh": true',
-        )
+        raise of_older_version("rows")
     low = 0
     batches = file.iter_batches(ROWS_READ_AT_ONCE, columns=["row", RECORD], use_threads=False)
     while (batch := _next(batches)) is not None:
@@ -141,4 +144,4 @@ def _staged(batch: pa.RecordBatch) -> Staged:
     _, offsets, content = rows.buffers()
     ends = memoryview(offsets).cast("i")[rows.offset : rows.offset + len(rows) + 1]
     lines = memoryview(content)[ends[0] : ends[-1]]
-    return Staged(lines, [end - ends[0] - 1 for end in ends[1:]], pl.Series(batch.column(1)))
+    return Staged(lines, [*map((-ends[0] - 1).__add__, ends[1:].tolist())], pl.Series(batch.column(1)))

@@ -79,7 +79,7 @@ def stage(connection: str, run_id: str, first: int, last: int, key_bytes: int) -
         # Identifiers of products do not compress: half of this one is a digest.
         text = ids.hash(2).cast(pl.String).str.zfill(20) + ids.cast(pl.String)
         key = f"{SOURCE}:" + text.str.zfill(max(1, key_bytes - len(SOURCE) - 1))
-        frame = pl.DataFrame({"key": key, "part": ids.hash(3), "hash": ids.hash(4) + moved.cast(pl.UInt64)})
+        frame = pl.DataFrame({"key": key, "key_hash": ids.hash(3), "hash": ids.hash(4) + moved.cast(pl.UInt64)})
         staging.create(names.keys(STREAM, 0, segment), parquet.of_frame(frame), {})
     return {}
 
@@ -90,6 +90,7 @@ def judge(connection: str, run_id: str, base: str | None, parts: int) -> JsonDic
     import activities.export
     import activities.upload  # noqa: F401 - a worker has them all in memory
     from activities.diff import diff
+    from activities.index import KEY_HASH
     from contracts import DiffRequest, Run
     from staging import watermark_name
 
@@ -105,7 +106,10 @@ def judge(connection: str, run_id: str, base: str | None, parts: int) -> JsonDic
         cpus.append(round(time.process_time() - cpu, 2))
         peaks.append(_mb(_peak_bytes()))
         sums = {name: sums.get(name, 0) + number for name, number in result.items() if name != "v"}
-    mark = {"run_id": run_id, "streams": {STREAM: {"parts": parts, "gone_rule": "dropped", "keys": sums["keys"]}}}
+    mark = {
+        "run_id": run_id,
+        "streams": {STREAM: {"parts": parts, "gone_rule": "dropped", "key_hash": KEY_HASH, "keys": sums["keys"]}},
+    }
     staging.put_json(watermark_name(SOURCE), mark, {})
     return {
         **sums,

@@ -158,7 +158,8 @@ class Ours:
         press = kind(limit)
         for at, frame in enumerate(self._frames):
             for some in portions(frame):
-                press.add(text.texts(some, BY_NAME[self._table]).content)
+                sent = text.texts(some, BY_NAME[self._table])
+                press.add(memoryview(sent.content), (sent.ends[1:] - 1).to_list())
             if at + 1 == len(self._frames) or press.taken >= self._pack_bytes:
                 press.finish()
                 yield press

@@ -1,4 +1,4 @@
-"""Rows to request bodies: NDJSON encoded once, cut by exact byte offsets into JSON arrays that never exceed the limit.
+"""Rows to request bodies: NDJSON cut by exact byte offsets into JSON arrays that never exceed the limit.
 
 Invariant: a body is `[` + whole rows joined by `,` + `]`, its exact length (raw mode), or that of its gzip (wire mode), is at most `limit`; the rows of
 all bodies and of the oversize list are the rows that came in, in order, each once. Cutting needs no parse and no object per row: NDJSON has a raw
@@ -7,7 +7,6 @@ newline only between rows (inside a JSON string it is escaped), so the last newl
 
 from __future__ import annotations
 
-import itertools
 import re
 import struct
 import sys
@@ -15,10 +14,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import polars as pl
+from typing import Final
 
 
 class Anew:
@@ -88,117 +84,6 @@ class Chunk:
         return self.end - self.start + 2
 
 
-_BETWEEN_ROWS: Final = "}\n{"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Rows as NDJSON, each line ended by a newline. Per row where it begins in `content` (`starts`) and how many bytes of it the columns
-    take that were to stand first, brace and comma included (`heads`)."""
-
-    content: bytes
-    starts: pl.Series
-    heads: pl.Series
-
-    def tails(self) -> Iterator[memoryview]:
-        """Of each row what stands behind its head, without the brace and the newline that end it."""
-        low = (self.starts + self.heads).to_list()
-        high = (self.starts.shift(-1, fill_value=len(self.content)) - len(_BETWEEN_ROWS[:-1])).to_list()
-        content = memoryview(self.content)
-        return (content[begin:stop] for begin, stop in zip(low, high, strict=True))
-
-
-def encode(rows: pl.DataFrame) -> bytes:
-    """The rows as NDJSON, UTF-8, each line ended by a newline; fields that are null are left out."""
-    return encoded(rows).content
-
-
-def encoded(rows: pl.DataFrame, first: int = 1) -> Encoded:
-    """As `encode`, with where what is; `first`: how many columns the heads are of.
-
-    Datetimes become ISO 8601 UTC with six decimals and a Z, which every table plan accepts. The first column must never be null (it is
-    TimeGenerated), so a row never begins with a comma. Columns are encoded in runs of three sorts: a constant is written once,
-    columns without nulls together, columns with nulls each alone.
-    """
-    import polars as pl
-
-    if not rows.height:
-        nothing = pl.Series([], dtype=pl.Int64)
-        return Encoded(b"", nothing, nothing)
-    nulls = rows.null_count().row(0, named=True)
-    if nulls[rows.columns[0]]:
-        raise ValueError(
-            f"{rows.columns[0]!r} is the first column and null in {nulls[rows.columns[0]]} rows: it must never be"
-        )
-    scalar = [name for name, kind in rows.schema.items() if not nulls[name] and not kind.is_nested()]
-    constant = rows.select((pl.col(scalar) == pl.col(scalar).first()).all()).row(0, named=True)
-    sorts = {
-        name: "constant" if constant.get(name) else "sparse" if count else "dense"
-        for name, count in nulls.items()
-        if count < rows.height
-    }
-    leading = set(rows.columns[:first])
-    head = _parts(rows, {name: sort for name, sort in sorts.items() if name in leading})
-    tail = _parts(rows, {name: sort for name, sort in sorts.items() if name not in leading})
-    # The brace that ends a row is written before the next one: so the parts are joined once, and what they have in common is a part of the first.
-    head = [pl.lit(_BETWEEN_ROWS) + head[0], *head[1:]]
-    # with_columns, because a line of constants alone would be selected once instead of once a row.
-    lines = (
-        rows.lazy()
-        .with_columns(_stamps())
-        .with_columns(_head=pl.concat_str(head, separator=",", ignore_nulls=True))
-        .with_columns(_line=pl.concat_str(["_head", *tail], separator=",", ignore_nulls=True))
-        .select("_line", sizes=pl.col("_line").str.len_bytes(), heads=pl.col("_head").str.len_bytes())
-        .collect()
-    )
-    # One brace and the newline are the end of the row before.
-    ahead = len(_BETWEEN_ROWS) - 1
-    starts = lines["sizes"].cast(pl.Int64).cum_sum() - lines["sizes"]
-    heads = lines["heads"].cast(pl.Int64) - ahead + (1 if tail else 0)
-    pieces = _pieces(lines["_line"].rechunk())
-    return Encoded(b"".join([pieces[0][ahead:], *pieces[1:], _BETWEEN_ROWS[:ahead].encode()]), starts, heads)
-
-
-def _parts(rows: pl.DataFrame, sorts: dict[str, str]) -> list[pl.Expr]:
-    import polars as pl
-
-    parts: list[pl.Expr] = []
-    for sort, run in itertools.groupby(sorts, key=sorts.__getitem__):
-        names = list(run)
-        if sort == "constant":
-            parts.append(pl.lit(rows.lazy().head(1).with_columns(_stamps()).select(_fields(names)).collect().item()))
-        elif sort == "dense":
-            parts.append(_fields(names))
-        else:
-            parts += [pl.when(pl.col(name).is_not_null()).then(_fields([name])) for name in names]
-    return parts
-
-
-def _pieces(lines: pl.Series) -> list[memoryview]:
-    import polars as pl
-
-    # Polars writes texts of more than 12 bytes one after the other into buffers that it then points into; a first buffer has the pointers.
-    pieces = [memoryview(buffer) for buffer in lines.to_arrow(compat_level=pl.CompatLevel.newest()).buffers()[2:]]
-    if sum(map(len, pieces)) == lines.str.len_bytes().sum():
-        return pieces
-    # In an Arrow array of plain texts they lie joined in its last buffer.
-    return [memoryview(lines.to_arrow().buffers()[-1])]
-
-
-def _stamps() -> pl.Expr:
-    from polars import selectors
-
-    # Without their zone, which is UTC, times are written in three quarters of the time.
-    return selectors.datetime().dt.replace_time_zone(None).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-
-
-def _fields(names: list[str]) -> pl.Expr:
-    """The columns as the members of a JSON object, without its braces."""
-    import polars as pl
-
-    return pl.struct(names).struct.json_encode().str.slice(1).str.head(-1)
-
-
 def cut(lines: Lines, limit: int = BODY_LIMIT_BYTES) -> tuple[list[Chunk], list[Chunk]]:
     """Cut NDJSON into chunks whose bodies are as full as whole rows allow; the second list holds the rows too long for any body.
 
@@ -263,7 +148,7 @@ class Press:
     def add(self, piece: bytes | bytearray | memoryview, ends: Iterable[int] | None = None) -> None:
         """More of the NDJSON; `ends`: where in it the newlines are, for whoever knows: to look for them costs as much as a third of the compression."""
         found = (match.start() for match in re.finditer(b"\n", piece)) if ends is None else ends
-        self._ends += [self.taken + end for end in found]
+        self._ends += map(self.taken.__add__, found)
         self._rest += piece
         self.taken += len(piece)
         self._cut(last=False)

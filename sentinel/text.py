@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 import polars as pl
+import pyarrow.compute as pc
 
-from sentinel.packing import Encoded, encoded
+from sentinel.ndjson import Encoded, encoded
 from sentinel.tables import Table
 
 _DIGITS: Final = 15
@@ -52,8 +53,20 @@ def in_order(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _sorted(lists: pl.Series) -> pl.Series:
-    # Most lists have one element, and sorting is dear.
-    several = (lists.list.len() > 1).fill_null(value=False).arg_true()
+    # Most lists are in order, and sorting is dear.
+    some = _out_of_order(lists)
+    if some.is_empty():
+        return lists
     place = pl.arange(len(lists), eager=True, dtype=pl.UInt32)
-    place = place.scatter(several, pl.arange(len(lists), len(lists) + len(several), eager=True, dtype=pl.UInt32))
-    return pl.concat([lists, lists.gather(several).list.sort()], rechunk=True).gather(place).alias(lists.name)
+    place = place.scatter(some, pl.arange(len(lists), len(lists) + len(some), eager=True, dtype=pl.UInt32))
+    return pl.concat([lists, lists.gather(some).list.sort()], rechunk=True).gather(place).alias(lists.name)
+
+
+def _out_of_order(lists: pl.Series) -> pl.Series:
+    """Which lists hold an element that is smaller than the one before it, or a null."""
+    array = lists.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    of = pc.list_parent_indices(array)
+    # Not flattened, which leaves out what may stand where a list is null.
+    element = array.values[array.offsets[0].as_py() :][: len(of)]
+    falls = pc.and_(pc.equal(of[1:], of[:-1]), pc.less(element[1:], element[:-1]).fill_null(True))
+    return pl.Series(pc.unique(of[1:].filter(falls)), dtype=pl.UInt32)

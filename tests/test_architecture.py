@@ -310,6 +310,7 @@ def test_what_the_app_imports_is_declared() -> None:
         "azure.monitor.ingestion": "azure-monitor-ingestion",
         "azure.storage.blob": "azure-storage-blob",
         "azure.core": "azure-monitor-ingestion",
+        "polars_hash": "polars-hash",
     }
     wrong = []
     for path in deployed():

@@ -47,9 +47,9 @@ def test_a_complete_run_adds_up_and_moves_the_watermark(bench: Any, ingestion: A
     assert run.staging.find_json(run.names.manifest) == manifest
     assert run.staging.summary(run.names.manifest)["totals"] == totals
     streams = {
-        "assets": {"parts": 1, "gone_rule": "dropped", "keys": 40},
-        "relations": {"parts": 1, "gone_rule": "dropped", "keys": related},
-        "vulnerabilities": {"parts": 1, "gone_rule": "dropped", "keys": 60},
+        "assets": {"parts": 1, "gone_rule": "dropped", "key_hash": "xxh3", "keys": 40},
+        "relations": {"parts": 1, "gone_rule": "dropped", "key_hash": "xxh3", "keys": related},
+        "vulnerabilities": {"parts": 1, "gone_rule": "dropped", "key_hash": "xxh3", "keys": 60},
     }
     mark = {"v": 1, "run_id": run.run.run_id, "up_to": run.run.started_at, "mode": "full", "streams": streams}
     assert watermark(run) == mark

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import uuid
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 import polars as pl
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activities.diff import diff
-from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Plan, Run
+from activities.index import KEY_HASH, bounds
+from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Plan, Run, Stop
 from sentinel.tables import ASSETS
 from sentinel.text import texts
 from staging import Names, watermark_name
@@ -44,7 +46,7 @@ class _Runs:
             staged = keys(frame["AssetId"], texts(frame, ASSETS).tails())
             if self.clash:
                 # Four hashes for all keys.
-                staged = staged.with_columns(pl.col("part") // 2**62 * 2**62)
+                staged = staged.with_columns(pl.col("key_hash") // 2**62 * 2**62)
             staged.write_parquet(content)
             self.bench.staging.create(Names(self.source, run.run_id).keys("devices", 0, number), content.getvalue(), {})
         return run
@@ -74,9 +76,34 @@ class _Runs:
         return {name: sum(getattr(result, name) for result in results) for name in names}
 
     def commit(self, run: Run, parts: int, rule: str) -> None:
-        mark = {"run_id": run.run_id, "streams": {"devices": {"parts": parts, "gone_rule": rule, "keys": 0}}}
+        mark = {
+            "run_id": run.run_id,
+            "streams": {"devices": {"parts": parts, "gone_rule": rule, "key_hash": KEY_HASH, "keys": 0}},
+        }
         self.bench.staging.put_json(watermark_name(self.source), mark, {})
         self.base = run.run_id
+
+    def as_of_old(self, run: Run, parts: int) -> None:
+        """Rewrite what the run left as an older version wrote it: with another hash of the keys, by another name, and in parts by that."""
+        names = Names(self.source, run.run_id)
+        for name in (names.index, names.gone):
+            frame = _of_old(self.blobs(lambda part, name=name: name("devices", part), parts))
+            for part in range(parts):
+                low, high = bounds(part, parts)
+                share = frame.filter(pl.col("part").is_between(low, high - 1))
+                self.replace(name("devices", part), share)
+        keys_name = names.keys("devices", 0, 0)
+        self.replace(keys_name, _of_old(pl.read_parquet(io.BytesIO(self.bench.staging.read(keys_name)))))
+        mark = self.bench.staging.find_json(watermark_name(self.source))
+        if mark["run_id"] == run.run_id:
+            del mark["streams"]["devices"]["key_hash"]
+            self.bench.staging.put_json(watermark_name(self.source), mark, {})
+
+    def replace(self, name: str, frame: pl.DataFrame) -> None:
+        content = io.BytesIO()
+        frame.write_parquet(content)
+        self.bench.staging.delete(name)
+        self.bench.staging.create(name, content.getvalue(), {})
 
     def blobs(self, name: Any, parts: int) -> pl.DataFrame:
         return pl.concat([pl.read_parquet(io.BytesIO(self.bench.staging.read(name(part)))) for part in range(parts)])
@@ -89,6 +116,12 @@ class _Runs:
         names = Names(self.source, run.run_id)
         blobs = [self.bench.staging.read(names.rows("devices", TOMBSTONE_LANE, part)) for part in range(parts)]
         return pl.concat([self.bench.rows_of(content, "devices") for content in blobs])
+
+
+def _of_old(frame: pl.DataFrame) -> pl.DataFrame:
+    hashes = [int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") for key in frame["key"]]
+    others = [name for name in frame.columns if name not in {"key", "key_hash"}]
+    return frame.select("key", pl.Series("part", hashes, dtype=pl.UInt64), *others)
 
 
 inventories = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(1, 2), max_size=10)
@@ -184,8 +217,6 @@ def test_of_rows_with_one_key_the_last_counts_and_is_sent_again_next_time(bench:
 
 def test_a_run_is_only_compared_with_its_own_base(bench: Any) -> None:
     """Another load that was committed meanwhile stops this one, before it could call anything gone."""
-    from contracts import Stop
-
     runs = _Runs(bench)
     runs.judge(first := runs.stage([[("a", 1)]]), 1)
     runs.commit(first, 1, "dropped")
@@ -225,3 +256,43 @@ def test_subjects_in_doubt_are_counted_once(bench: Any) -> None:
     found = runs.judge(run, 3)
     assert (found["doubted"], found["updated"], found["unchanged"], found["gone"]) == (3, 2, 1, 2)
     assert runs.judge(runs.stage([[("same", 1)]]), 2)["doubted"] == 0
+
+
+def test_an_index_of_an_older_version_is_compared_as_any(bench: Any) -> None:
+    """Its keys were hashed in another way, so each of its parts may hold any key; the keys that are missing for the first time are in it too."""
+    runs = _Runs(bench)
+    letters = "abcdefghijklmnop"
+    runs.judge(first := runs.stage([[(key, 1) for key in letters + "z"]]), 1, proven=False)
+    runs.commit(first, 1, "suspects")
+    runs.judge(second := runs.stage([[(key, 1) for key in letters]]), 4, proven=False)
+    runs.commit(second, 4, "suspects")
+    runs.as_of_old(second, 4)
+    third = runs.stage([[(key, 1 + (key == "b")) for key in letters[1:]] + [("new", 1)]])
+    found = runs.judge(third, 3, proven=False)
+    assert (found["known"], found["created"], found["updated"], found["unchanged"]) == (17, 1, 1, 14)
+    assert (found["gone"], runs.tombstones(third, 3)["EntityOriginalId"].to_list()) == (2, ["z"])
+    runs.commit(third, 3, "suspects")
+    assert runs.judge(runs.stage([[(key, 1) for key in letters]]), 2, proven=False)["known"] == 17
+
+
+def test_a_run_of_an_older_version_that_was_never_committed_leaves_its_keys_in_doubt(bench: Any) -> None:
+    """What it may have sent and deleted is found by the keys themselves."""
+    runs = _Runs(bench)
+    runs.first([("changed", 1), ("same", 1), ("back", 1)])
+    broken = runs.stage([[("changed", 2), ("same", 1), ("brief", 1)]])
+    runs.judge(broken, 2)
+    runs.as_of_old(broken, 2)
+    run = runs.after([broken], [("changed", 1), ("same", 1), ("back", 1)])
+    found = runs.judge(run, 2)
+    assert (found["updated"], found["unchanged"], found["tombstones"], found["doubted"]) == (2, 1, 1, 3)
+
+
+def test_a_run_that_an_older_version_began_stops_with_a_remedy(bench: Any) -> None:
+    """Some of its parts may be compared already, and those were other ones."""
+    runs = _Runs(bench)
+    run = runs.stage([[("a", 1)]])
+    name = Names("device42", run.run_id).keys("devices", 0, 0)
+    runs.replace(name, _of_old(pl.read_parquet(io.BytesIO(runs.bench.staging.read(name)))))
+    with pytest.raises(Stop, match="older version") as stopped:
+        runs.judge(run, 1)
+    assert '"fresh": true' in stopped.value.remedy

@@ -79,7 +79,7 @@ def test_a_table_without_assets_has_rows_all_the_same() -> None:
     staged = Rows(RUNS)
     staged.add(pl.DataFrame([row], schema=schema(RUNS)).with_columns(_record=pl.lit(0, pl.Int32)))
     content, keys = staged.contents()
-    assert pl.read_parquet(io.BytesIO(keys)).columns == ["key", "part", "hash"]
+    assert pl.read_parquet(io.BytesIO(keys)).columns == ["key", "key_hash", "hash"]
     assert len([*read_rows(content)]) == 1
 
 
@@ -101,5 +101,5 @@ def test_findings_name_their_asset_by_the_hash_of_its_key() -> None:
     found, assets = Rows(FINDINGS), Rows(ASSETS)
     found.add(pl.DataFrame(findings, schema=schema(FINDINGS)).with_columns(_record=pl.int_range(3, dtype=pl.Int32)))
     assets.add(frame(0, 2))
-    part = pl.read_parquet(io.BytesIO(assets.contents()[1]))["part"].to_list()
-    assert pl.read_parquet(io.BytesIO(found.contents()[1]))["asset"].to_list() == [part[1], None, part[0]]
+    part = pl.read_parquet(io.BytesIO(assets.contents()[1]))["key_hash"].to_list()
+    assert pl.read_parquet(io.BytesIO(found.contents()[1]))["asset_hash"].to_list() == [part[1], None, part[0]]

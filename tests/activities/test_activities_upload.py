@@ -16,8 +16,8 @@ import pytest
 from activities.deps import Destination
 from contracts import Cancelled, JsonDict, Stop, TryAgain
 from local.products.synthetic import Inventory, SyntheticStream
-from sentinel import packing
 from sentinel.ingestion import Answer, Budget, Door
+from sentinel.ndjson import encode
 from staging import Staging
 
 INVENTORY = Inventory(assets=60, findings=120, big_output_share=0.0)
@@ -210,7 +210,7 @@ def test_receipts_that_could_not_be_written_are_not_forgotten(staged: Any) -> No
 def test_a_row_too_long_for_any_request_is_a_dead_letter(staged: Any) -> None:
     """Its row, its raw record and the reason; its neighbours arrive."""
     run = staged()
-    lines = b"".join(packing.encode(run.rows("devices", n).drop("_record")) for n in range(3)).splitlines()
+    lines = b"".join(encode(run.rows("devices", n).drop("_record")) for n in range(3)).splitlines()
     limit = sorted(map(len, lines))[40] + 2
     run.budget(body_limit_bytes=limit)
     result = run.upload("devices", 0, 2)

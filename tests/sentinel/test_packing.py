@@ -5,11 +5,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import math
-from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -26,7 +23,6 @@ from sentinel.packing import (
     cut,
     cut_wire,
     digest,
-    encode,
     fewest_requests,
     halve,
     rows_of,
@@ -167,101 +163,6 @@ def test_halving_is_balanced() -> None:
         chunks = [half for chunk in chunks for half in (halve(lines, chunk) if chunk.rows > 1 else (chunk,))]
         depth += 1
     assert depth <= 10
-
-
-SCHEMA: dict[str, Any] = {
-    "TimeGenerated": pl.Datetime("us", "UTC"),
-    "Name": pl.String,
-    "B": pl.String,
-    "Count": pl.Int64,
-    "Risk": pl.Float64,
-    "IsOn": pl.Boolean,
-    "Tags": pl.List(pl.String),
-    "SeenAt": pl.Datetime("us", "UTC"),
-}
-INSTANTS = st.integers(0, 4 * 10**15).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
-FRAMES = st.lists(
-    st.fixed_dictionaries(
-        {
-            "TimeGenerated": INSTANTS,
-            "Name": st.none() | TEXTS,
-            "B": st.none() | TEXTS,
-            "Count": st.none() | st.integers(-(2**53), 2**53),
-            "Risk": st.none() | st.floats(-1e9, 1e9),
-            "IsOn": st.none() | st.booleans(),
-            "Tags": st.none() | st.lists(TEXTS, max_size=4),
-            "SeenAt": st.none() | INSTANTS,
-        }
-    ),
-    max_size=12,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(rows=FRAMES)
-@example(
-    rows=[
-        {
-            **dict.fromkeys(SCHEMA),
-            "TimeGenerated": datetime(2026, 1, 1, tzinfo=UTC),
-            "Name": 'x","B":null,"Name":null',
-            "B": None,
-        }
-    ]
-)
-def test_encoding_leaves_out_nulls_and_nothing_else(rows: list[dict[str, Any]]) -> None:
-    """Each line is the row without its null fields; texts that look like null fields stay, times have six decimals and a Z."""
-    lines = encode(pl.DataFrame(rows, SCHEMA)).split(b"\n")
-    assert lines.pop() == b""
-    assert len(lines) == len(rows)
-    for line, row in zip(lines, rows, strict=True):
-        wanted = {
-            name: value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
-            for name, value in row.items()
-            if value is not None
-        }
-        found = json.loads(line)
-        assert found == wanted
-        assert next(iter(found)) == "TimeGenerated"
-
-
-@given(count=st.integers(1, 5))
-def test_equal_rows_are_all_encoded(count: int) -> None:
-    """Rows that are the same in every column are as many lines as rows."""
-    frame = pl.DataFrame([{"TimeGenerated": datetime(2026, 1, 1, tzinfo=UTC), "Name": "x"}] * count, SCHEMA)
-    assert encode(frame).count(b"\n") == count
-
-
-def test_an_empty_frame_is_no_bytes() -> None:
-    """No rows, no lines, no chunks."""
-    lines = encode(pl.DataFrame([], SCHEMA))
-    assert lines == b""
-    assert cut(lines) == ([], [])
-    assert fewest_requests([]) == 0
-
-
-def test_a_column_that_is_null_throughout_leaves_no_trace() -> None:
-    """Most tables are sparse: names without values take no bytes."""
-    frame = pl.DataFrame([{"TimeGenerated": datetime(2026, 1, 1, tzinfo=UTC), "Count": 1}] * 3, SCHEMA)
-    assert encode(frame) == b'{"TimeGenerated":"2026-01-01T00:00:00.000000Z","Count":1}\n' * 3
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "minus inf"])
-def test_what_is_no_number_is_valid_json(value: float) -> None:
-    """NaN and infinities are not JSON: the row is read by a strict parser all the same."""
-    frame = pl.DataFrame({"TimeGenerated": [datetime(2026, 1, 1, tzinfo=UTC)], "Risk": [value]})
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    found = json.loads(encode(frame), parse_constant=refuse)
-    assert found.get("Risk") is None
-
-
-def test_dates_are_not_cut_as_datetimes() -> None:
-    """A date column, if there ever is one, is ISO 8601."""
-    frame = pl.DataFrame({"TimeGenerated": [datetime(2026, 1, 1, tzinfo=UTC)], "Day": [date(2026, 2, 3)]})
-    assert json.loads(encode(frame))["Day"] == "2026-02-03"
 
 
 @given(content=st.binary(max_size=2000))

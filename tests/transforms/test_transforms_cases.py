@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sentinel import packing
+from sentinel import ndjson
 from transforms.registry import TRANSFORMS
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -30,7 +30,7 @@ def _records(page: Path) -> list[msgspec.Raw]:
 def test_a_page_gives_its_expected_rows(page: Path, flattened) -> None:
     """The rows, byte for byte as they are sent, and the rejects."""
     result = flattened("/".join(page.parts[-3:-1]), _records(page))
-    text = packing.encode(result.rows.drop("_record")).decode()
+    text = ndjson.encode(result.rows.drop("_record")).decode()
     text += "".join(json.dumps({"record": r.record, "rejected": r.reason}) + "\n" for r in result.rejects)
     expected = page.with_suffix(".expected.ndjson")
     if os.environ.get("UPDATE_GOLDEN"):

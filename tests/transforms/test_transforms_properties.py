@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sentinel import packing
+from sentinel import ndjson
 from sentinel.tables import EVENT_SEVERITY, FIELD_LIMIT_BYTES, SEVERITIES
 from transforms.decode import RECORD
 from transforms.registry import TRANSFORMS
@@ -80,7 +80,7 @@ def _check(name: str, records: list[dict[str, Any]], result: Any) -> None:
     if "Severity" in rows.columns:
         assert set(rows["Severity"]) <= set(SEVERITIES)
         assert rows["EventSeverity"].to_list() == [EVENT_SEVERITY[level] for level in rows["Severity"]]
-    lines = packing.encode(rows.drop(RECORD)).splitlines()
+    lines = ndjson.encode(rows.drop(RECORD)).splitlines()
     for line, row in zip(lines, rows.drop(RECORD).rows(named=True), strict=True):
         kept = {column: value for column, value in row.items() if value is not None}
         stamped = {c: f"{v:%Y-%m-%dT%H:%M:%S.%fZ}" if hasattr(v, "hour") else v for c, v in kept.items()}
@@ -209,15 +209,15 @@ def test_encoding_leaves_out_nulls_and_escapes_what_json_must() -> None:
         {"a": texts, "b": [None, *texts[1:]], "c": [None] * 7, "d": ["x"] * 7, "e": [[t, None] for t in texts]}
     )
     expected = [{k: v for k, v in row.items() if v is not None} for row in frame.rows(named=True)]
-    text = packing.encode(frame)
+    text = ndjson.encode(frame)
     assert [json.loads(line) for line in text.splitlines()] == expected
     assert text.count(b"\n") == 7
-    assert b"".join(packing.encode(part) for part in (frame[:3], frame[3:])) == text
-    assert packing.encode(frame.clear()) == b""
+    assert b"".join(ndjson.encode(part) for part in (frame[:3], frame[3:])) == text
+    assert ndjson.encode(frame.clear()) == b""
     same = pl.DataFrame({"a": ["x"] * 3, "b": [None, None, None], "c": [1.5] * 3})
-    assert packing.encode(same) == b'{"a":"x","c":1.5}\n' * 3
+    assert ndjson.encode(same) == b'{"a":"x","c":1.5}\n' * 3
     with pytest.raises(ValueError, match="'b' is the first column and null in 1 rows"):
-        packing.encode(frame.select("b"))
+        ndjson.encode(frame.select("b"))
 
 
 def test_a_sliced_array_of_records_is_flattened_as_it_is(flattened) -> None:
