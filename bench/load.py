@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from bench import pace
 from bench.machine import busy_s, cpu_s
 from local.load import run_load
 from local.outcome import Outcome
@@ -49,7 +50,7 @@ def measure(
     dcrs: int = DCRS,
 ) -> JsonDict:
     """A line of `end_to_end`: a full load of `assets` assets and as many findings of a source, with or without `relations`, through `dcrs` rules. Raises NotMeasuredError."""
-    begun = time.monotonic()
+    begun, before_it = time.monotonic(), pace.measure()
     settings = {f"{source.upper()}_RELATIONS": str(relations).lower()}
     with tempfile.TemporaryDirectory(prefix="caasm-bench-") as directory:
         rules = ",".join(f"dcr-{rule:032x}" for rule in range(dcrs))
@@ -67,6 +68,7 @@ def measure(
         line = _line(outcome, assets, engine_s, used["history_events_max"], others, log, relations=relations) | {
             "dcrs": dcrs,
             "foreign_share": foreign,
+            "pace": round((before_it + pace.measure()) / 2, 1),
         }
     say(f"{source} {assets:,}: {line['source_mb_per_app_cpu_s']} MB/CPU s, {time.monotonic() - begun:.0f} s in all")
     return line

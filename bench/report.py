@@ -73,7 +73,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _loads(results: JsonDict) -> str:
     head = (
         "full load", "assets = findings", "records", "source MB", "MB/s", "records/s", "CPU s", "MB per CPU s",
-        "sent MB/s", "of a DCR's quota", "requests", "full", "peak MB", "engine", "events",
+        "sent MB/s", "of a DCR's quota", "requests", "full", "peak MB", "engine", "events", "pace",
     )  # fmt: skip
     rows = [
         (
@@ -92,13 +92,15 @@ def _loads(results: JsonDict) -> str:
             f"{line['peak_memory_mb']:,.0f}",
             f"{line['engine_share']:.1%}",
             f"{line['history_events_max']:,}",
+            f"{line['pace']:.0f}" if "pace" in line else "–",
         )
         for line in results["end_to_end"]
     ]
     rules = " or ".join(str(dcrs) for dcrs in sorted({line["dcrs"] for line in results["end_to_end"]}))
     note = (
         "MB are of the records' own JSON, a million bytes each; *full*: of the limit of a request; *engine*: the share of CPU that replays orchestrators, passes "
-        "messages and serves HTTP; *events*: the longest history of any instance. "
+        "messages and serves HTTP; *events*: the longest history of any instance; *pace*: MB per CPU second of a fixed piece of work without any of the app's "
+        "code, before and behind the load, so that lines of different hours can be compared. "
         f"The rows went through {rules} DCRs: through one, no load is faster than its quota of 2 GB a minute, 33.3 sent MB/s."
     )
     return f"{_table(head, rows)}\n\n{note}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from bench import load, report, stages, upload
+from bench import load, pace, report, stages, upload
 from bench.__main__ import main
 from sentinel.packing import BODY_LIMIT_BYTES
 
@@ -24,7 +26,15 @@ def test_a_whole_load_is_measured() -> None:
     assert 5 < line["history_events_max"] < 500
     assert 50 < line["peak_memory_mb"] < 2000
     assert line["dcrs"] == 4
+    assert line["pace"] > 0
     assert line["of_dcr_quota"] == pytest.approx(line["json_mb"] / line["wall_s"] * 60 / 2000, abs=0.001)
+
+
+def test_the_work_by_which_the_pace_is_measured_is_always_the_same() -> None:
+    """To the byte: else lines of different hours would differ by it. Whoever changes it cannot compare with what was measured before."""
+    lines = pace.content()
+    assert hashlib.sha256(lines).hexdigest() == "902b51eec2da1a12f17003c0f069b3fbccfa5602b8d59a00edb6f6d9c0da2124"
+    assert pace.pace(lines[: lines.index(b"\n") + 1] * 10) > 0
 
 
 def test_a_load_without_relations_is_measured() -> None:
