@@ -29,25 +29,7 @@ from sentinel.packing import (
     wire,
 )
 
-TEXTS = st.one_of(
-    st.text(max_size=40),
-    st.sampled_from(
-        [
-            'a","Name":null',
-            ',"Name":null',
-            '\\","B":null',
-            "\n",
-            '"',
-            "\\",
-            ",",
-            '","',
-            "null",
-            ':null,"',
-            "\u2028",
-            "\N{PILE OF POO}",
-        ]
-    ),
-)
+TEXTS = st.text(max_size=40) | st.sampled_from(["\n", '"', "\\", ",", '","', "\u2028", "\N{PILE OF POO}"])
 ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), TEXTS, min_size=1), max_size=30)
 
 
