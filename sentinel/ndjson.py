@@ -147,7 +147,7 @@ def _lists(lists: pa.LargeListArray) -> pa.LargeStringArray | None:
 
 def _stamps(times: pa.TimestampArray) -> pa.LargeStringArray | None:
     """The times with six decimals, without their zone; None when a year has not four digits."""
-    bare = times.cast(pa.timestamp("us", times.type.tz)).cast(pa.timestamp("us"))
+    bare = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.timestamp("us"))
     span = pc.min_max(bare)
     if span["min"].value < _FIRST or span["max"].value > _LAST:
         return None
