@@ -10,7 +10,7 @@ from typing import Final
 
 from activities.announce import announce
 from activities.deps import Deps, source_of
-from activities.index import DROPPED, KEPT, KEY_HASH
+from activities.index import DROPPED, KEPT, key_hash_of
 from activities.ledger import COUNTS, RECORDS, StreamLedger, compute
 from activities.orphans import count_orphans
 from contracts import CloseRequest, JsonDict, Plan, Run
@@ -129,7 +129,8 @@ def _commit(request: CloseRequest, deps: Deps, run: Run, plan: Plan) -> bool:
         name: {
             "parts": sums["parts"],
             "gone_rule": sums["gone_rule"],
-            "key_hash": KEY_HASH,
+            # Of the blobs, not of this code: an older version may have compared what this one commits.
+            "key_hash": key_hash_of(deps.staging, deps.names(run), name),
             "keys": _keys(sums, whole=run.since is None),
         }
         for name, sums in request.diffs.items()

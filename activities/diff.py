@@ -17,7 +17,7 @@ import polars as pl
 
 from activities import parquet
 from activities.deps import Deps, source_of
-from activities.index import NO_HASH, base_of, compact, doubted, within
+from activities.index import KEY_HASH, NO_HASH, base_of, compact, doubted, key_hash_of, within
 from activities.rows import Rows, of_older_version
 from contracts import TOMBSTONE_LANE, DiffRequest, DiffResult, Run, Stop
 from sentinel.tables import BY_NAME, Table
@@ -38,6 +38,9 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
     done = deps.staging.summary(names.index(request.stream, request.part))
     if done is not None:
         return DiffResult.from_wire(done)
+    if request.part and key_hash_of(deps.staging, names, request.stream) != KEY_HASH:
+        # The parts before were other ones: between them and these keys would be lost, whether the run found any or not.
+        raise of_older_version("keys")
     deps.check_cancelled(run)
     watermark = deps.staging.find_json(watermark_name(run.source)) if run.base else None
     if (watermark or {}).get("run_id") != run.base:
@@ -63,7 +66,7 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
         verdicts = parquet.of_frame(judged.verdicts)
         deps.staging.create(names.verdicts(*where), verdicts, {"rows": judged.verdicts.height})
     deps.staging.create(names.gone(*where), parquet.of_frame(judged.gone), {"keys": judged.gone.height})
-    written = deps.staging.create(names.index(*where), judged.index, judged.result.to_wire())
+    written = deps.staging.create(names.index(*where), judged.index, judged.result.to_wire() | {"key_hash": KEY_HASH})
     return DiffResult.from_wire(written)
 
 

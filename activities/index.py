@@ -26,7 +26,7 @@ SCHEMA: dict[str, pl.DataType] = {
 """An index part: key, the key's hash (it decides the part), the row's hash, complete runs in a row that did not have it."""
 
 KEY_HASH: Final = "xxh3"
-"""The kind of hash that decides a key's part, as the watermark says it; it says none where an older version wrote the index, with BLAKE2b."""
+"""The kind of hash that decides a key's part, as the index's own summaries and the watermark say it; they say none where an older version wrote the index, with BLAKE2b."""
 
 DROPPED, SUSPECTS, KEPT = "dropped", "suspects", "kept"
 
@@ -47,6 +47,12 @@ def within(part: int, parts: int) -> pl.Expr:
     column = pl.col("key_hash")
     above = column >= pl.lit(low, pl.UInt64)
     return above if high == SPAN else above & (column < pl.lit(high, pl.UInt64))
+
+
+def key_hash_of(staging: Staging, names: Names, stream: str) -> str | None:
+    """By which kind of hash a run's index of the stream was cut into parts: its first part says it, the others follow it."""
+    first = staging.summary(names.index(stream, 0))
+    return None if first is None else first.get("key_hash")
 
 
 def compact(frame: pl.DataFrame) -> pl.DataFrame:

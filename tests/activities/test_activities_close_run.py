@@ -59,6 +59,23 @@ def test_a_complete_run_adds_up_and_moves_the_watermark(bench: Any, ingestion: A
     assert [row["SourceStream"] for row in json.loads(of_runs)] == ["assets", "vulnerabilities", "relations"]
 
 
+def test_an_index_that_an_older_version_wrote_is_committed_as_such(bench: Any) -> None:
+    """The watermark says by which hash its keys were cut into parts; of those that do not say it, none is claimed."""
+    run = bench("device42", INVENTORY)
+    plan = run.open("full")
+    run.ship(plan)
+    name = run.names.index("devices", 0)
+    content, summary = run.staging.read(name), run.staging.summary(name)
+    del summary["key_hash"]
+    run.staging.delete(name)
+    run.staging.create(name, content, summary)
+    run.close(expected=plan.expected)
+    assert {stream: of["key_hash"] for stream, of in watermark(run)["streams"].items()} == {
+        "devices": None,
+        "relations": "xxh3",
+    }
+
+
 def test_closing_twice_gives_the_same(bench: Any) -> None:
     """The manifest is computed from the same blobs, the watermark is moved once."""
     run = bench("device42", INVENTORY)

@@ -296,3 +296,19 @@ def test_a_run_that_an_older_version_began_stops_with_a_remedy(bench: Any) -> No
     with pytest.raises(Stop, match="older version") as stopped:
         runs.judge(run, 1)
     assert '"fresh": true' in stopped.value.remedy
+
+
+def test_parts_of_two_versions_are_never_put_together(bench: Any) -> None:
+    """Where an older version compared the first part, the others stop: also of a stream that gave no keys, whose segments would not show it."""
+    runs = _Runs(bench)
+    runs.first([(key, 1) for key in "abcdefgh"])
+    run = runs.stage([])
+    requests = [DiffRequest(run.to_wire(), "devices", part, 2, whole=True, proven=True) for part in range(2)]
+    diff(requests[0], runs.bench.deps)
+    name = Names("device42", run.run_id).index("devices", 0)
+    content, summary = runs.bench.staging.read(name), runs.bench.staging.summary(name)
+    del summary["key_hash"]
+    runs.bench.staging.delete(name)
+    runs.bench.staging.create(name, content, summary)
+    with pytest.raises(Stop, match="older version"):
+        diff(requests[1], runs.bench.deps)
