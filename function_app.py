@@ -102,7 +102,7 @@ def _staging() -> Staging:
         # A connection string is Azurite's, on this machine.
         "transport": transport(os.environ, local=bool(_settings().staging_connection_string)),
     }
-    staging = Staging(_container(_settings(), **sizes))
+    staging = Staging(_container(_settings(), **sizes), _settings().staged_kept_bytes)
     # A fresh deployment has no container yet, and whoever asks for its runs should read that there are none.
     staging.ensure()
     return staging
@@ -265,6 +265,7 @@ def diff(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
     from activities.diff import diff as work
 
     # What the lanes left behind, a hundred MB, is of no use to a comparison.
+    _deps().staging.forget()
     memory.give_back()
     return _answer("diff", lambda: work(contracts.DiffRequest.from_wire(message), _deps()))
 

@@ -82,6 +82,7 @@ class Settings:
     dcr_requests_per_minute: float
     dcr_bytes_per_minute: float
     work_at_once: int
+    staged_kept_bytes: int
     lanes: int
     page_records: int
     resume_within_s: float
@@ -218,6 +219,7 @@ def look_at(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
         dcr_requests_per_minute=reader.number("DCR_REQUESTS_PER_MINUTE", 12_000, 0, 10_000_000) * share * MARGIN,
         dcr_bytes_per_minute=reader.number("DCR_BYTES_PER_MINUTE", 2_000_000_000, 0, 1e15) * share * MARGIN,
         work_at_once=reader.whole("WORK_AT_ONCE", 1, 1, 16),
+        staged_kept_bytes=reader.whole("STAGED_KEPT_BYTES", 32 * MIB, 0, 256 * MIB),
         lanes=reader.whole("LANES", 0, 0, 64),
         page_records=reader.whole("PAGE_RECORDS", 0, 16, 10_000) if reader.text("PAGE_RECORDS") else 0,
         resume_within_s=reader.number("RESUME_WITHIN_SECONDS", 14_400, 0, 86_400),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -175,11 +176,43 @@ def _meaning(error: AzureError, what: str) -> TryAgain | Stop:
     )
 
 
+class _Kept:
+    """What was written last, as much as may be kept, each for one reader."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most, self._bytes = most_bytes, 0
+        self._contents: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, content: bytes) -> None:
+        """Keep it, if need be instead of the oldest."""
+        with self._lock:
+            self._contents[name] = content
+            self._bytes += len(content)
+            while self._bytes > self._most:
+                self._bytes -= len(self._contents.pop(next(iter(self._contents))))
+
+    def take(self, name: str) -> bytes | None:
+        """What was kept under the name, once."""
+        with self._lock:
+            content = self._contents.pop(name, None)
+            self._bytes -= len(content or b"")
+            return content
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._contents.clear()
+            self._bytes = 0
+
+
 class Staging:
     """The container that a pipeline stages in. Every method may be called twice, at once, and after a crash."""
 
-    def __init__(self, container: ContainerClient) -> None:
+    def __init__(self, container: ContainerClient, keep_bytes: int = 0) -> None:
+        """`keep_bytes`: as much of what was written to be read soon stays in memory for its reader."""
         self._container = container
+        self._kept = _Kept(keep_bytes)
 
     def ensure(self) -> None:
         """Create the container when it is not there."""
@@ -188,8 +221,11 @@ class Staging:
         with suppress(ResourceExistsError), storage_errors("create the container"):
             self._container.create_container()
 
-    def create(self, name: str, content: bytes, summary: JsonDict) -> JsonDict:
-        """Write the blob unless it exists; the summary of the blob that is there afterwards (ours, or the winner's)."""
+    def create(self, name: str, content: bytes, summary: JsonDict, *, read_soon: bool = False) -> JsonDict:
+        """Write the blob unless it exists; the summary of the blob that is there afterwards (ours, or the winner's).
+
+        `read_soon`: what was written is kept for the one who reads it next, if that is this process.
+        """
         from azure.core.exceptions import ResourceExistsError
 
         try:
@@ -201,7 +237,13 @@ class Staging:
             if found is None:
                 raise TryAgain(f"{name} was there when it was written and is gone now") from None
             return found or summary
+        if read_soon:
+            self._kept.add(name, content)
         return summary
+
+    def forget(self) -> None:
+        """Keep nothing of what was written any longer."""
+        self._kept.clear()
 
     def summary(self, name: str) -> JsonDict | None:
         """The summary of a blob, or None when there is no such blob."""
@@ -238,7 +280,7 @@ class Staging:
 
     def read(self, name: str) -> bytes:
         """The blob's content. Raises Stop when it is not there: a segment is only asked for after it was staged."""
-        content = self.find(name)
+        content = self._kept.take(name) or self.find(name)
         if content is None:
             raise Stop(
                 f"{name!r} is not in the staging container",

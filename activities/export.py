@@ -183,4 +183,4 @@ def _stage(
     )
     # Reasons are for the ledger, which reads summaries; they do not travel through the orchestration's history.
     summary = result.to_wire() | {"reasons": dict(reasons.most_common(5))}
-    return ExportResult.from_wire(deps.staging.create(name, segment.finish().content(), summary))
+    return ExportResult.from_wire(deps.staging.create(name, segment.finish().content(), summary, read_soon=True))

@@ -91,7 +91,7 @@ def _staged(deps: Deps, names: Names, where: tuple[str, int, int], made: _Made, 
     if made.rejects is not None:
         deps.staging.create(names.rejects(*where), made.rejects, {"rejected": made.rejected})
     deps.staging.create(names.keys(*where), made.keys, {})
-    return deps.staging.create(names.rows(*where), made.rows, made.summary | {"derived": derived})
+    return deps.staging.create(names.rows(*where), made.rows, made.summary | {"derived": derived}, read_soon=True)
 
 
 class _Parts:

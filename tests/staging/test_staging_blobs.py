@@ -57,6 +57,27 @@ def test_blobs_are_read_ahead_in_order(staging: Staging) -> None:
         next(reading)
 
 
+def test_what_is_read_soon_is_kept_for_one_reader(staging: Staging) -> None:
+    """As much as may be: the newest, and only of whoever wrote the blob. Others, and later readers, read what is there."""
+    container = staging._container
+    keeping = Staging(container, keep_bytes=5)
+    for name in "abc":
+        keeping.create(name, name.encode() * 2, {}, read_soon=True)
+        container.upload_blob(name, b"there", overwrite=True)
+    assert [keeping.read(name) for name in "abc"] == [b"there", b"bb", b"cc"]
+    assert keeping.read("b") == b"there"
+    keeping.create("b", b"lost", {}, read_soon=True)
+    keeping.create("larger", b"larger", {}, read_soon=True)
+    keeping.create("later", b"late", {})
+    for name in ("larger", "later"):
+        container.upload_blob(name, b"there", overwrite=True)
+    assert [keeping.read(name) for name in ("b", "larger", "later")] == [b"there"] * 3
+    keeping.create("d", b"dd", {}, read_soon=True)
+    keeping.forget()
+    container.upload_blob("d", b"there", overwrite=True)
+    assert keeping.read("d") == b"there"
+
+
 def test_of_several_writers_at_once_one_wins_and_all_answer_alike(staging: Staging) -> None:
     """Content and summary are of the same one."""
     answers = at_once(6, lambda n: staging.create("a", b"%d" % n, {"n": n}))
