@@ -113,11 +113,11 @@ def test_a_transform_that_broke_off_anywhere_is_done_again_to_the_same(
         run.stage("devices", texts([device(n) for n in range(5)]))
         left = [nth]
 
-        def breaking(self: Staging, name: str, content: bytes, summary: JsonDict, left: list[int] = left) -> JsonDict:
+        def breaking(self: Staging, *what: Any, left: list[int] = left, **how: Any) -> JsonDict:
             left[0] -= 1
             if left[0] == 0:
                 raise TryAgain("lost")
-            return written(self, name, content, summary)
+            return written(self, *what, **how)
 
         monkeypatch.setattr(Staging, "create", breaking)
         with pytest.raises(TryAgain, match="lost"):
