@@ -16,7 +16,7 @@ from bench.report import placed, profile_text
 
 PARTS = ("load", "stages", "upload")
 SIZES = (10_000, 100_000, 1_000_000)
-STAGES_ASSETS = 40_000
+STAGES_ASSETS = 100_000
 ROOT = results.FILE.parent.parent
 
 

@@ -5,9 +5,12 @@ Invariant: what stands between the README's markers is made from bench/results.j
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
+
+from bench.stages import OTHER
 
 JsonDict = dict[str, Any]
 
@@ -28,11 +31,24 @@ WAYS: Final = {
 }
 
 
+TRANSPORT: Final = frozenset({"HTTP", "blob read", "blob write", "blob look-ups", "receipts", "send"})
+"""Steps of a stage (`bench/stages.py`) that move what others made."""
+
+
+WORK: Final = "split, Parquet, decode, flatten, encode, compress"
+MOVE: Final = "HTTP, blobs, sending"
+COMPARE: Final = "compare"
+REST: Final = "the rest"
+KINDS_OF_WORK: Final = (WORK, MOVE, COMPARE, REST)
+
+
 def markdown(results: JsonDict) -> str:
     """What the README says between its markers."""
     parts = [_measured_on(results)]
     if results["end_to_end"]:
         parts += ["![Throughput and peak memory over the size of the inventory](docs/bench.svg)", _loads(results)]
+    if results["stages"]:
+        parts.append(stages_table(results["stages"]))
     if results["upload"]:
         parts.append(_uploads(results["upload"]))
     return "\n\n".join(parts)
@@ -104,6 +120,41 @@ def _loads(results: JsonDict) -> str:
         f"The rows went through {rules} DCRs: through one, no load is faster than its quota of 2 GB a minute, 33.3 sent MB/s."
     )
     return f"{_table(head, rows)}\n\n{note}"
+
+
+def stages_table(lines: Sequence[JsonDict]) -> str:
+    """What each kind of work would allow if there were nothing else, a row per stream."""
+    intro = (
+        "Where the CPU time goes, without relations: the activities called one after the other, without the durable engine. What each kind of work alone would allow, in MB of source "
+        "JSON per CPU second:"
+    )
+    head = ("stream", "records", "bytes a record", *KINDS_OF_WORK, "all")
+    rows = []
+    for (source, stream), of_stream in groupby(lines, key=lambda line: (line["source"], line["stream"])):
+        steps = list(of_stream)
+        records, size_mb = steps[0]["records"], steps[0]["source_mb"]
+        spent = Counter[str]()
+        for step in steps:
+            spent[_kind_of(step)] += step["cpu_s"]
+        rates = [_rate(size_mb, spent[kind]) for kind in KINDS_OF_WORK]
+        rows.append(
+            (
+                f"{PRODUCTS[source]} {stream}",
+                f"{records:,}",
+                f"{1e6 * size_mb / records:,.0f}",
+                *rates,
+                f"**{_rate(size_mb, spent.total())}**",
+            )
+        )
+    return f"{intro}\n\n{_table(head, rows)}"
+
+
+def _kind_of(step: JsonDict) -> str:
+    if step["activity"] == "diff":
+        return COMPARE
+    if step["step"] in TRANSPORT:
+        return MOVE
+    return REST if step["step"] == OTHER else WORK
 
 
 def _uploads(upload: JsonDict) -> str:

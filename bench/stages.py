@@ -86,7 +86,11 @@ def measure(source: str, assets: int, say: Callable[[str], None] = lambda _: Non
         tempfile.TemporaryDirectory(prefix="caasm-bench-") as directory,
         BareStack(Path(directory), inventory(assets)) as stack,
     ):
-        environment = stack.environment() | {"UPLOAD_IN_FLIGHT": "1", "POLARS_MAX_THREADS": "1"}
+        environment = stack.environment() | {
+            "UPLOAD_IN_FLIGHT": "1",
+            "POLARS_MAX_THREADS": "1",
+            f"{source.upper()}_RELATIONS": "false",
+        }
         said = subprocess.run(
             [sys.executable, "-m", "bench.stages", source],
             cwd=ROOT,

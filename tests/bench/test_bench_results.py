@@ -68,6 +68,26 @@ def test_the_engines_share_is_the_largest_at_the_largest_size() -> None:
     assert results.engine_share([]) is None
 
 
+def step(activity: str, name: str, cpu_s: float) -> JsonDict:
+    """A line of `stages`: 100 records, 10 MB."""
+    of = {"source": "tenable", "stream": "assets", "records": 100, "source_mb": 10.0}
+    return of | {"activity": activity, "step": name, "cpu_s": cpu_s}
+
+
+def test_the_readme_tells_what_each_kind_of_work_would_allow() -> None:
+    """MB per CPU second if there were nothing else; a comparison stands by itself, whatever its steps."""
+    steps = [
+        step("export", "HTTP", 1.0),
+        step("transform", "flatten", 1.5),
+        step("transform", "the rest of it", 0.1),
+        step("upload", "compress", 0.5),
+        step("upload", "send", 1.0),
+        step("diff", "blob read", 0.9),
+    ]
+    said = report.stages_table(steps)
+    assert said.endswith("| Tenable assets | 100 | 100,000 | 5 | 5 | 11 | 100 | **2** |")
+
+
 def ways(**rates: int) -> dict[str, JsonDict]:
     """Ways to send, by their rows per CPU second."""
     return {name: {"rows_per_cpu_s": rate, "requests": 10, "wire_mb": 1.0} for name, rate in rates.items()}
