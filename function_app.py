@@ -264,10 +264,13 @@ def diff(message: dict) -> dict:  # type: ignore[type-arg]  # see open_run
     """Compare a part of a stream with the last complete run."""
     from activities.diff import diff as work
 
-    # What the lanes left behind, a hundred MB, is of no use to a comparison.
-    _deps().staging.forget()
-    memory.give_back()
-    return _answer("diff", lambda: work(contracts.DiffRequest.from_wire(message), _deps()))
+    def compared() -> contracts.DiffResult:
+        # What the lanes left behind, a hundred MB, is of no use to a comparison.
+        _deps().staging.forget()
+        memory.give_back()
+        return work(contracts.DiffRequest.from_wire(message), _deps())
+
+    return _answer("diff", compared)
 
 
 @app.activity_trigger(input_name="message", activity=contracts.CLOSE_RUN)

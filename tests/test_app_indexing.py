@@ -53,6 +53,30 @@ def test_bound_names_are_those_of_contracts(indexed: Any) -> None:
     assert indexed["durable"]["entity"] == []
 
 
+def test_an_app_without_settings_answers_with_facts() -> None:
+    """Every activity, whatever it needs first: an orchestrator decides on facts, and an exception's text would stay in its history."""
+    called = """
+from pathlib import Path
+from local.durable.functions import load
+for name, function in load(Path('.')).durable['activity'].items():
+    answer = function.call(**{function.trigger.name: {}})
+    print(name, sorted({'stop', 'again'} & answer.keys()))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", called],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    told = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    assert told.keys() == set(contracts.ACTIVITIES)
+    assert set(told.values()) <= {"['stop']", "['again']"}
+
+
 def test_the_http_surface_is_what_users_are_told(indexed: Any) -> None:
     """Start, list, look, cancel, health; each with a durable client."""
     routes = {
