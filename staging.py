@@ -187,8 +187,8 @@ class _Kept:
     def add(self, name: str, content: bytes) -> None:
         """Keep it, if need be instead of the oldest."""
         with self._lock:
+            self._bytes += len(content) - len(self._contents.pop(name, b""))
             self._contents[name] = content
-            self._bytes += len(content)
             while self._bytes > self._most:
                 self._bytes -= len(self._contents.pop(next(iter(self._contents))))
 
