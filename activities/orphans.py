@@ -17,7 +17,7 @@ from transforms.identity import ABOUT
 ASSETS_PER_PASS = 4_000_000
 
 FINDINGS_AT_ONCE = 1_000_000
-"""To look some up among the assets, all assets have to be put into a table first."""
+"""So many are held and looked up among the assets together."""
 
 
 def count_orphans(staging: Staging, asset_keys: Sequence[str], finding_keys: Sequence[str], assets: int) -> int | None:
@@ -31,7 +31,7 @@ def count_orphans(staging: Staging, asset_keys: Sequence[str], finding_keys: Seq
     orphans = 0
     try:
         for share in range(passes):
-            # Looked up in order, not in a hash table: that takes ten times what is in it.
+            # Looked up in order, not in a hash table: that takes several times what is in it.
             known = pl.concat([_NONE, *_hashes(staging, asset_keys, "key_hash", share, passes)]).sort()
             for named in _gathered(_hashes(staging, finding_keys, ABOUT, share, passes)):
                 orphans += len(named) - _among(named, known)

@@ -30,10 +30,8 @@ WAYS: Final = {
     "200_rows_900_kb": "200 rows or 900 KB a call, not compressed",
 }
 
-
 TRANSPORT: Final = frozenset({"HTTP", "blob read", "blob write", "blob look-ups", "receipts", "send"})
 """Steps of a stage (`bench/stages.py`) that move what others made."""
-
 
 WORK: Final = "split, Parquet, decode, flatten, encode, compress"
 MOVE: Final = "HTTP, blobs, sending"

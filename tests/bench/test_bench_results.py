@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import plot, report, results, upload
+from bench import plot, report, results, stages, upload
 
 JsonDict = dict[str, Any]
 
@@ -85,6 +85,7 @@ def test_the_readme_tells_what_each_kind_of_work_would_allow() -> None:
         step("diff", "blob read", 0.9),
     ]
     said = report.stages_table(steps)
+    assert set(stages.STEPS.values()) >= report.TRANSPORT
     assert said.endswith("| Tenable assets | 100 | 100,000 | 5 | 5 | 11 | 100 | **2** |")
 
 
