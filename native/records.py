@@ -43,8 +43,12 @@ def decode(records: pl.Series, schema: pa.Schema) -> pa.RecordBatch | None:
     if not decoded:
         return None
     at = ctypes.addressof(arrays)
-    columns = [pa.Array._import_from_c(at + _ARRAY_BYTES * place, field.type) for place, field in enumerate(schema)]
+    columns = [_imported(at + _ARRAY_BYTES * place, field.type) for place, field in enumerate(schema)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _imported(address: int, kind: pa.DataType) -> pa.Array:
+    return pa.Array._import_from_c(address, kind)  # noqa: SLF001 - so pyarrow's manual has it
 
 
 @cache
@@ -57,7 +61,11 @@ def _planned(kind: pa.DataType) -> bytes:
     if pa.types.is_list(kind):
         return b"l" + _planned(kind.value_type)
     if pa.types.is_struct(kind):
-        return b"o" + _number(kind.num_fields) + b"".join(_named(field.name.encode()) + _planned(field.type) for field in kind)
+        return (
+            b"o"
+            + _number(kind.num_fields)
+            + b"".join(_named(field.name.encode()) + _planned(field.type) for field in kind)
+        )
     return _SCALARS[kind]
 
 

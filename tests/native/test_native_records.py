@@ -96,7 +96,8 @@ def _recorded(name: str) -> list[bytes]:
 
 
 RECORDINGS = pytest.param(
-    _recorded, marks=pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not here: recordings are not ours to ship")
+    _recorded,
+    marks=pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not here: recordings are not ours to ship"),
 )
 
 
@@ -260,9 +261,20 @@ def test_reals_are_pythons_to_the_last_bit(numbers: list[str]) -> None:
     assert [struct.pack("d", row["x"]) for row in rows] == [struct.pack("d", float(number)) for number in finite]
 
 
+def test_reals_of_about_as_many_digits_as_a_double_has_are_pythons_too() -> None:
+    """Where a rounding too many shows."""
+    chance = random.Random(53)
+    numbers = [f"{chance.randrange(10**15, 10**19)}e{chance.randint(-45, 25)}" for _ in range(20_000)]
+    rows = _by_kernel([f'{{"x":{number}}}'.encode() for number in numbers])
+    assert rows is not None
+    assert [row["x"] for row in rows] == [float(number) for number in numbers]
+
+
 NAMES = st.sampled_from(["a", "b", "key", "k" * 14, "k" * 15, "k" * 16, "k" * 17, "é", ""])
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.text("ab\"\\\n\0é漢\U0001f600", max_size=40)
-SCALARS = st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.text('ab"\\\n\0é漢\U0001f600', max_size=40)
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+)
 ANYTHING = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | TEXT, inner, max_size=3), max_leaves=8
 )
@@ -295,7 +307,9 @@ def _declared_records(draw: Any) -> tuple[Fields, list[str]]:
 
 _ESCAPED_KEY = re.compile(r'\\[^"]*"\s*:|\\"[^"]*"\s*:')
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+FUZZ = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @FUZZ
@@ -329,7 +343,9 @@ def _broken(record: bytes, chance: random.Random) -> bytes:
             case 0:
                 del broken[at:until]
             case 1:
-                broken[at:at] = bytes(chance.choices(b'{}[]",:\\0123456789.eE+-tfnul \n\t\0\x1f\x7f\xff\xc3\xa9', k=chance.randint(1, 4)))
+                broken[at:at] = bytes(
+                    chance.choices(b'{}[]",:\\0123456789.eE+-tfnul \n\t\0\x1f\x7f\xff\xc3\xa9', k=chance.randint(1, 4))
+                )
             case 2:
                 broken[at:at] = broken[at:until]
             case 3:
@@ -405,7 +421,9 @@ def test_more_keys_than_are_remembered() -> None:
 
 def test_columns_outlive_each_other() -> None:
     """Each owns what it has: one is whole when the others are gone."""
-    records = [json.dumps({"a": f"text number {at}", "s": [{"k": f"another text {at}"}] * 3}).encode() for at in range(500)]
+    records = [
+        json.dumps({"a": f"text number {at}", "s": [{"k": f"another text {at}"}] * 3}).encode() for at in range(500)
+    ]
     batch = native.records.decode(_binary(records), arrow_schema(FIELDS))
     assert batch is not None
     kept = batch["s"].flatten().field("k")

@@ -1,8 +1,9 @@
-"""Decoding: what is nasty in real JSON becomes a row or a reject, whichever path reads it, and never harms a neighbour."""
+"""Decoding: what is nasty in real JSON becomes a row or a reject, whichever path reads it, and never harms a neighbour; with the kernel and without."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -10,11 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import native
 from transforms.decode import LENIENT_BLOCK, RECORD, Decoded, decode
 
 FIELDS = {"a": str, "n": int, "x": float, "b": bool, "l": [str], "o": {"k": str, "n": int}, "s": [{"k": str}]}
 EMPTY: dict[str, Any] = dict.fromkeys(FIELDS)
 GOOD = b'{"a":"good"}'
+
+
+NO_KERNEL = pytest.mark.skipif(native.kernel() is None, reason=f"the kernel is {native.loaded()[1]}")
+
+
+@pytest.fixture(scope="module", autouse=True, params=[pytest.param("kernel", marks=NO_KERNEL), "libraries"])
+def _reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "libraries":
+            patch.setattr("transforms.decode.kernel", lambda: None)
+        yield
 
 
 def _decode(records: list[bytes], *, fast: bool = True) -> Decoded:
