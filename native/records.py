@@ -13,7 +13,6 @@ from native import kernel
 
 _SCALARS: Final = {pa.string_view(): b"s", pa.int64(): b"i", pa.float64(): b"f", pa.bool_(): b"b"}
 
-
 _ARRAY_BYTES: Final = 80
 """What the C data interface's ArrowArray has."""
 

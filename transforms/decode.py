@@ -33,7 +33,7 @@ RECORD: Final = "_record"
 """Column that holds a record's position in its raw segment."""
 
 BLOCK_BYTES: Final = 2 * 1024 * 1024
-"""What pyarrow's reader is given at once: it takes five times as much. The kernel takes no more than its result."""
+"""What pyarrow's reader is given at once: it takes five times as much. The kernel takes little more than its result."""
 
 LENIENT_BLOCK: Final = 64
 
