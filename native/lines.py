@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -34,9 +35,11 @@ def _functions() -> ctypes.CDLL | None:
 
 
 @cache
-def _pointer_of() -> ctypes._CFuncPtr:
+def _pointer_of() -> Callable[[object, bytes], int]:
     # A prototype of its own: what is set on `ctypes.pythonapi` itself is set for everybody.
-    return ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    return ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
 
 
 def encode(

@@ -81,7 +81,8 @@ def test_reals_of_fifteen_digits_are_the_kernels_own(digits: int, scale: int, mi
     rows = pl.DataFrame({"T": [0], "r": [value]})
     made = lines.encode(rows, 1, pa.default_memory_pool(), in_order=False)
     if made is None:
-        assert not (value == 0 or 1e-5 <= abs(value) < 1e15)
+        assert value != 0
+        assert not 1e-5 <= abs(value) < 1e15
     else:
         assert bytes(made[0]) == bytes(ndjson._by_libraries(rows, 1).content)
 
@@ -105,7 +106,7 @@ def test_texts_of_every_length_have_room(length: int, filling: str) -> None:
         pl.Series("c", [1, 2], pl.UInt8),
         pl.Series("c", [[1], [2]]),
         pl.Series("c", [{"a": 1}, None]),
-        pl.Series("c", [datetime(2026, 1, 1)] * 2, pl.Datetime("ms")),
+        pl.Series("c", [0, 1], pl.Datetime("ms")),
         pl.Series("c" * 62, ["a", "b"]),
         pl.Series("c", [float("nan"), 1.0]),
         pl.Series("c", [1e300, 1.0]),
