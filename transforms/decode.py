@@ -1,8 +1,9 @@
 """Raw records to a frame of the fields that a stream declares: a fast path that never makes a Python object per record, and a lenient one.
 
 Invariant: each record either is one row of the frame, in order, with its position under `_record`, or is a reject with its reason; both paths give
-the same row for a record that both can read. The fast path is pyarrow's JSON reader with the declared schema. When it refuses a block
-(a type that flips, text that is no JSON), the block is halved until the records at fault stand in a block small enough to be read leniently.
+the same row for a record that both can read. The fast path is the kernel (native/records.c), or where that is missing pyarrow's JSON reader with the
+declared schema. When it refuses a block (a type that flips, text that is no JSON), the block is halved until the records at fault stand in a block
+small enough to be read leniently.
 
 Fields are declared as `str`, `int`, `float`, `bool`, `[T]` for a list, `{"name": T}` for an object.
 """
@@ -20,6 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from native import kernel
+from native import records as by_kernel
+
 Kind = Any
 """`str | int | float | bool | [Kind] | {name: Kind}`: a declaration, not a value."""
 
@@ -29,11 +33,11 @@ RECORD: Final = "_record"
 """Column that holds a record's position in its raw segment."""
 
 BLOCK_BYTES: Final = 2 * 1024 * 1024
-"""What the reader is given at once: it takes five times as much."""
+"""What pyarrow's reader is given at once: it takes five times as much. The kernel takes no more than its result."""
 
 LENIENT_BLOCK: Final = 64
 
-_SCALARS: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_SCALARS: Final = {str: pa.string_view(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def decode(records: pl.Series, fields: Fields, *, fast: bool = True) -> Decoded:
     rejects: list[Reject] = []
     lenient = 0
     # A stack instead of recursion; blocks come off it in order.
-    at_once = max(1, len(records) * BLOCK_BYTES // max(1, int(records.estimated_size())))
+    at_once = max(1, len(records) if kernel() else len(records) * BLOCK_BYTES // max(1, int(records.estimated_size())))
     blocks = [(low, min(low + at_once, len(records))) for low in range(0, len(records), at_once)][::-1]
     while blocks:
         low, high = blocks.pop()
@@ -104,14 +108,21 @@ def decode(records: pl.Series, fields: Fields, *, fast: bool = True) -> Decoded:
 
 def _fast(records: pl.Series, schema: pa.Schema) -> pa.Table | None:
     """The records as a table, or None when the reader refuses any of them."""
-    # A record `null` passes pyarrow's reader as a row of nulls, and crashes the process when it comes alone (26.0.1, measured). Records
-    # that begin and end as objects and have a raw line break between them, which no string may hold, cannot run into one another.
-    if not (records.bin.starts_with(b"{") & records.bin.ends_with(b"}")).all():
-        return None
     try:
         texts = records.cast(pl.String)
     except pl.exceptions.ComputeError:
-        # They are no UTF-8, which the reader would not mind.
+        # They are no UTF-8, which neither reader would mind.
+        return None
+    if kernel() is None:
+        return _by_libraries(texts, schema)
+    batch = by_kernel.decode(records, schema)
+    return None if batch is None else pa.Table.from_batches([batch])
+
+
+def _by_libraries(texts: pl.Series, schema: pa.Schema) -> pa.Table | None:
+    # A record `null` passes pyarrow's reader as a row of nulls, and crashes the process when it comes alone (26.0.1, measured). Records
+    # that begin and end as objects and have a raw line break between them, which no string may hold, cannot run into one another.
+    if not (texts.str.starts_with("{") & texts.str.ends_with("}")).all():
         return None
     lines = texts.str.join("\n").to_arrow(compat_level=pl.CompatLevel.newest())[0].as_buffer()
     try:
@@ -125,7 +136,7 @@ def _fast(records: pl.Series, schema: pa.Schema) -> pa.Table | None:
         table.validate(full=True)
     except pa.ArrowInvalid:
         return None
-    if table.num_rows != len(records) or not all(
+    if table.num_rows != len(texts) or not all(
         pc.all(pc.is_finite(real)).as_py() is not False for real in _reals(table.columns)
     ):
         return None
@@ -138,7 +149,7 @@ def _reals(columns: Iterable[pa.ChunkedArray]) -> Iterator[pa.ChunkedArray]:
             yield column
         elif pa.types.is_struct(column.type):
             yield from _reals(column.flatten())
-        elif pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
+        elif pa.types.is_list(column.type) and not pa.types.is_string_view(column.type.value_type):
             yield from _reals([pc.list_flatten(column)])
 
 
