@@ -36,11 +36,16 @@ def digest() -> str:
     return whole.hexdigest()
 
 
+def is_off(switch: str) -> bool:
+    """Whether the app setting switches the kernel off."""
+    return switch.strip().lower() == "off"
+
+
 def look(switch: str) -> tuple[ctypes.CDLL | None, str]:
     """What `loaded` gives where the app setting is `switch`."""
-    named = switch.strip()
-    if named.lower() == "off":
+    if is_off(switch):
         return None, f"switched off ({SWITCH}=off)"
+    named = switch.strip()
     path = Path(named).absolute() if named else LIBRARY
     if not path.is_file():
         return None, f"{SWITCH} is neither off nor a library: {named!r}" if named else f"not built: {REMEDY}"
