@@ -55,10 +55,12 @@ def test_a_library_of_these_sources_is_used(library: Path) -> None:
 
 
 def test_the_library_of_this_process_is_the_one_that_was_built() -> None:
-    """`make test` builds it; where there is none, or it is switched off, everything else goes by the libraries' way."""
+    """`make test` builds it; where there is none, or it is switched off, everything else goes by the libraries' way. One that is named is to be tested."""
     loaded, state = native.loaded()
     assert loaded is native.kernel()
     assert (loaded is not None) == (state == "in use")
+    named = os.environ.get(native.SWITCH, "")
+    assert loaded is not None or not named or native.is_off(named), state
 
 
 @pytest.mark.parametrize("switch", ["off", " OFF "])
