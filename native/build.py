@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -143,8 +144,8 @@ def _zig() -> list[str]:
                     f"{ZIG} could not be fetched: `{' '.join(command)}` said {run.stderr.strip()[-400:]!r}"
                 )
             # Of two that fetch it at the same time the first one's stays.
-            if not _kept_zig().is_dir():
-                made.replace(_kept_zig())
+            with suppress(OSError):
+                made.rename(_kept_zig())
     return [*_ZIG_COMMAND, *ZIG_FLAGS]
 
 
