@@ -65,8 +65,6 @@ static uint8_t *escape(uint8_t *out, uint8_t byte) {
     return out;
 }
 
-static inline int escaped(uint8_t byte) { return byte < 32 || byte == '"' || byte == '\\'; }
-
 /* Which of sixteen bytes are escaped, the first of them in the lowest bit. */
 static inline unsigned marks(const uint8_t *bytes) {
 #if defined(__SSE2__)
@@ -77,7 +75,7 @@ static inline unsigned marks(const uint8_t *bytes) {
 #else
     unsigned found = 0;
     for (int at = 0; at < 16; at++) {
-        found |= (unsigned)escaped(bytes[at]) << at;
+        found |= (unsigned)(bytes[at] < 32 || bytes[at] == '"' || bytes[at] == '\\') << at;
     }
     return found;
 #endif
@@ -101,24 +99,32 @@ static inline void gather(uint8_t *some, const uint8_t *from, int64_t length) {
 /* A text in quotes. There is room for six bytes for each of its own, and for ROOM more. */
 static inline uint8_t *text(uint8_t *out, const uint8_t *from, int64_t length) {
     *out++ = '"';
-    while (length > 0) {
-        uint8_t some[16];
-        unsigned wanted = 0xffff;
-        if (length >= 16) {
-            memcpy(some, from, 16);
-        } else {
-            gather(some, from, length);
-            wanted >>= 16 - length;
-        }
-        memcpy(out, some, 16);
-        unsigned found = marks(some) & wanted;
-        int64_t taken = length < 16 ? length : 16;
+    while (length >= 16) {
+        unsigned found = marks(from);
+        memcpy(out, from, 16);
+        int64_t taken = 16;
         if (unlikely(found)) {
             int64_t plain = __builtin_ctz(found);
             out = escape(out + plain, from[plain]);
             taken = plain + 1;
         } else {
-            out += taken;
+            out += 16;
+        }
+        from += taken;
+        length -= taken;
+    }
+    while (length > 0) {
+        uint8_t some[16];
+        gather(some, from, length);
+        unsigned found = marks(some) & (0xffffu >> (16 - length));
+        memcpy(out, some, 16);
+        int64_t taken = length;
+        if (unlikely(found)) {
+            int64_t plain = __builtin_ctz(found);
+            out = escape(out + plain, from[plain]);
+            taken = plain + 1;
+        } else {
+            out += length;
         }
         from += taken;
         length -= taken;
