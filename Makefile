@@ -11,9 +11,12 @@ ALONE := mkdir -p .caasm && $(PYTHON) -c 'import fcntl, os, sys; f = os.open(".c
 # In as many processes as there are cores, at most four, a file of tests in one of them; PYTEST=".venv/bin/python -m pytest" for one process.
 PYTEST = $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+KERNEL := native/kernel.so
+SANITIZED := $(CURDIR)/.caasm/sanitized.so
+
 SIZES ?= 10000 100000 1000000
 
-.PHONY: run test bench lint types infra package solution check generate serve lock clean
+.PHONY: run test bench sanitize lint types infra package solution check generate serve lock clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -32,28 +35,40 @@ $(VENV)/.tests: tests/requirements.txt $(VENV)/.local
 	@$(ALONE) $(PIP) install -r tests/requirements.txt
 	@touch $@
 
-run: $(VENV)/.local        ## a synthetic load of all three products, and what a SOC would ask of it
+# Without a compiler everything goes on without it, and says so.
+$(KERNEL): $(wildcard native/*.c native/*.h) native/__init__.py native/build.py | $(PY)
+	@$(ALONE) $(PY) -m native.build --optional
+
+run: $(VENV)/.local $(KERNEL)   ## a synthetic load of all three products, and what a SOC would ask of it
 	@$(PY) -m local run --source all --assets 5000 --findings 5000 --ask
 
-serve: $(VENV)/.local      ## keep everything up and print the URLs
+serve: $(VENV)/.local $(KERNEL) ## keep everything up and print the URLs
 	@$(PY) -m local serve
 
-test: $(VENV)/.tests       ## every test
+test: $(VENV)/.tests $(KERNEL)  ## every test
 	@$(PYTEST)
 
-bench: $(VENV)/.local      ## measure it, and write bench/results.json; SIZES="10000 100000" for less
+bench: $(VENV)/.local $(KERNEL) ## measure it, and write bench/results.json; SIZES="10000 100000" for less
 	@$(PY) -m bench --sizes $(SIZES)
+
+# libasan has to be there before Python; Python's and Arrow's memory is the C library's, so that it is watched byte by byte.
+sanitize: $(VENV)/.tests   ## the kernel's tests under the sanitizers for addresses and undefined behaviour; needs gcc with libasan
+	@$(PY) -m native.build --sanitize --out $(SANITIZED)
+	@export NATIVE_KERNEL=$(SANITIZED) LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PYTHONMALLOC=malloc ARROW_DEFAULT_MEMORY_POOL=system; \
+	  $(PY) -c 'import native, sys; library, state = native.loaded(); sys.exit(None if library else state)' && \
+	  $(PY) -m pytest -q --capture=sys tests/native --ignore tests/native/test_native_build.py
 
 lint: $(VENV)/.tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 types: $(VENV)/.tests
-	@$(PY) -m mypy *.py activities bench doctor infra local orchestrator sentinel sources transforms
+	@$(PY) -m mypy *.py activities bench doctor infra local native orchestrator sentinel sources transforms
 
 infra: $(VENV)/.local      ## the templates with every parameter file, offline (skipped where bicepcheck is not at hand)
 	@$(PY) -m infra.check
 
-package: $(VENV)/.local    ## build/app.zip, what is deployed; PROVIDER=scheduler for the Durable Task Scheduler
+package: $(VENV)/.local    ## build/app.zip, what is deployed; PROVIDER=scheduler for the Durable Task Scheduler, NATIVE_KERNEL=off without the kernel
 	@$(PY) -m infra.package --provider $(or $(PROVIDER),storage)
 
 check: lint types infra test  ## what has to be green before a commit
@@ -73,4 +88,4 @@ lock: $(VENV)/.tests       ## resolve the requirements anew from pyproject.toml
 	    --quiet --output-file $${extras##*:}; done
 
 clean:
-	@rm -rf $(VENV) .caasm build
+	@rm -rf $(VENV) .caasm build $(KERNEL)

@@ -25,6 +25,7 @@ import azure.functions as func
 
 import contracts
 import memory
+import native
 from contracts import CaasmError, JsonDict, Message, Stop, TryAgain
 from orchestrator.lane import lane
 from orchestrator.load import load
@@ -175,6 +176,8 @@ def _deps() -> Deps:
     from sentinel.ingestion import Budget
 
     settings = _settings()
+    # Once a worker, before its first activity.
+    log.info("worker begins", extra={"kernel": native.loaded()[1]})
     budgets = Budgets(
         segment_bytes=settings.export_segment_bytes,
         export_s=settings.export_s,

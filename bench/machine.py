@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import native
+
 PACKAGES = (
     "azure-functions-durable",
     "azure-monitor-ingestion",
@@ -25,7 +27,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory in GB, system, Python and the versions of the packages that do the work."""
+    """Processor, cores, memory in GB, system, Python, the versions of the packages that do the work, and whether the kernel does some of it."""
     return {
         "cpu": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -33,6 +35,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
+        "kernel": native.kernel() is not None,
     }
 
 

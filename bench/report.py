@@ -65,6 +65,8 @@ def _measured_on(results: JsonDict) -> str:
     of = results["machine"]
     packages = of["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("polars", "pyarrow", "isal"))
+    # Figures of before there was one say nothing of it.
+    versions += {True: ", with the kernel", False: ", without the kernel", None: ""}[of.get("kernel")]
     foreign = max((line.get("foreign_share") or 0.0 for line in results["end_to_end"]), default=0.0)
     busy = (
         f" The machine did other things meanwhile (up to {foreign:.0%} of its cores), so the figures are rough."

@@ -1,6 +1,6 @@
 """bench/results.json: what was measured last, part by part.
 
-Invariant: figures of two machines, Pythons or package versions are never in one file: what was measured on another machine is dropped when a part is
+Invariant: figures of two machines, Pythons or package versions, or with and without the kernel, are never in one file: what was measured on another machine is dropped when a part is
 measured anew.
 """
 

@@ -1,4 +1,4 @@
-"""What can be told from the settings and host.json alone: wrong values, misspelled names, half a product, schedules, proxies, the task hub.
+"""What can be told from the settings, host.json and the kernel alone: wrong values, misspelled names, half a product, schedules, proxies, the task hub.
 
 Invariant: no request is made and no value of a secret is quoted; only names are, and what a bound says.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import native
 from contracts import JsonDict
 from doctor.findings import Finding, doubt, fine, wrong
 from settings import Settings, look_at
@@ -63,7 +64,7 @@ def known_settings() -> set[str]:
     asked = _Asked()
     look_at(asked)
     # Only read when DESTINATIONS is not set; then they are read all the same.
-    return asked.names
+    return asked.names | {native.SWITCH}
 
 
 def settings_findings(settings: Settings, problems: list[str], environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -150,6 +151,15 @@ def transport_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
         path = environment.get(name)
         if path and not Path(path).exists():
             yield wrong("transport.certificates", name, f"{path!r} is not there")
+
+
+def kernel_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether the kernel does what it can. Without it loads give the same, later; who switched it off knows that."""
+    library, state = native.look(environment.get(native.SWITCH, ""))
+    if library is not None or native.is_off(environment.get(native.SWITCH, "")):
+        yield fine("kernel.use", "kernel", state)
+    else:
+        yield doubt("kernel.use", "kernel", state)
 
 
 def task_hub_findings(host: JsonDict, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -42,6 +42,10 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "taskhub.answer": ("look at the host's log: its storage or scheduler, and the identity's roles on it", "task-hub"),
     "taskhub.storage": ("set AzureWebJobsStorage__blobServiceUri and its siblings: deploy infra/ again", "task-hub"),
+    "kernel.use": (
+        "build it (python -m native.build), or package and deploy anew; loads take longer without it",
+        "kernel",
+    ),
     "identity.token": (
         "check that the identity of AZURE_CLIENT_ID is assigned to the app; on a laptop sign in with az login",
         "identity",

@@ -16,6 +16,7 @@ from contracts import JsonDict
 from doctor.columns import Places, Reads, contract_findings
 from doctor.configuration import (
     configured,
+    kernel_findings,
     schedule_findings,
     settings_findings,
     task_hub_findings,
@@ -80,6 +81,7 @@ def _on_paper(installation: Installation) -> Iterator[Finding]:
     yield from schedule_findings(installation.settings)
     yield from transport_findings(installation.environment)
     yield from task_hub_findings(installation.host, installation.environment)
+    yield from kernel_findings(installation.environment)
 
 
 def _storage(installation: Installation) -> Iterator[Finding]:

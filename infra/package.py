@@ -1,6 +1,6 @@
 """The deployable package: `python -m infra.package` writes build/app/ and build/app.zip with what .funcignore leaves.
 
-Invariant: the same tree gives the same bytes, and host.json names the durable storage provider that the templates were given: the platform's scale
+Invariant: the same tree gives the same bytes on every machine, the kernel is Azure's and never the one that lies in the tree for this machine, and host.json names the durable storage provider that the templates were given: the platform's scale
 controller reads that file and not the app settings that would override it (Azure/azure-functions-durable-extension issue 2622).
 """
 
@@ -17,6 +17,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+from native import LIBRARY, SWITCH
+from native.build import BuildError, misfit
+from native.build import build as build_kernel
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 BUILD: Final = ROOT / "build"
@@ -25,12 +29,17 @@ SCHEDULER_CONNECTION: Final = "DURABLE_TASK_SCHEDULER_CONNECTION_STRING"
 
 PROVIDERS: Final = ("storage", "scheduler")
 
+KERNEL: Final = LIBRARY.relative_to(ROOT).as_posix()
+
+AZURE: Final = "linux-x86_64"
+"""What Flex Consumption runs on."""
+
 EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip can hold; every entry has it."""
 
 
 class PackageError(ValueError):
-    """A line of .funcignore that is not understood, or a provider that there is not."""
+    """A line of .funcignore that is not understood, a provider that there is not, or no kernel; the text says what to do."""
 
 
 def rules(text: str) -> list[str]:
@@ -55,9 +64,9 @@ def ignored(path: str, *, folder: bool, patterns: list[str]) -> bool:
 
 
 def files(root: Path = ROOT) -> list[str]:
-    """What is deployed of a tree, as paths from its root, sorted."""
+    """What is deployed of a tree, as paths from its root, sorted; the library of the kernel is not the tree's."""
     patterns = rules((root / ".funcignore").read_text(encoding="utf-8"))
-    return sorted(_walk(root, patterns))
+    return sorted(set(_walk(root, patterns)) - {KERNEL})
 
 
 def _walk(root: Path, patterns: list[str]) -> Iterator[str]:
@@ -84,17 +93,38 @@ def host_json(host: dict[str, Any], provider: str) -> dict[str, Any]:
     return changed
 
 
-def build(provider: str = "storage", root: Path = ROOT, out: Path = BUILD) -> Path:
-    """Write `out`/app/ and `out`/app.zip anew; gives the path of the zip."""
+def kernel(out: Path, wanted: str = "") -> bool:
+    """Put the kernel for Azure at `out`, built, or the file that is `wanted`; gives whether there is one, which there is not for `off`. Raises PackageError."""
+    if wanted.lower() == "off":
+        return False
+    try:
+        given = Path(wanted).read_bytes() if wanted else build_kernel(out, AZURE).read_bytes()
+    except (BuildError, OSError) as error:
+        raise PackageError(
+            f"{error}\nThe kernel is missing. Mend that, or give one that was built on Linux x86_64 (python -m native.build --out FILE) with --kernel FILE, "
+            "or leave it out with --kernel off: loads then take longer, with the same rows."
+        ) from error
+    if wrong := misfit(given):
+        raise PackageError(f"{wanted or out} does not run in Azure: {wrong}")
+    out.write_bytes(given)
+    return True
+
+
+def build(provider: str = "storage", root: Path = ROOT, out: Path = BUILD, with_kernel: str = "") -> Path:
+    """Write `out`/app/ and `out`/app.zip anew; gives the path of the zip. `with_kernel`: as `kernel` takes it."""
     folder, archive = out / "app", out / "app.zip"
     host = host_json(json.loads((root / "host.json").read_text(encoding="utf-8")), provider)
     shutil.rmtree(folder, ignore_errors=True)
-    for name in files(root):
+    archive.unlink(missing_ok=True)
+    names = files(root)
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, folder / name)
     (folder / "host.json").write_text(json.dumps(host, indent=2) + "\n", encoding="utf-8")
+    if kernel(folder / KERNEL, with_kernel):
+        names = sorted([*names, KERNEL])
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for name in files(root):
+        for name in names:
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o100644 << 16
@@ -103,12 +133,28 @@ def build(provider: str = "storage", root: Path = ROOT, out: Path = BUILD) -> Pa
 
 
 def main() -> int:
-    """Build and say what came of it."""
+    """Build and say what came of it; 1 when it could not be."""
     parser = argparse.ArgumentParser(prog="python -m infra.package", description="Build the deployable package.")
     wanted = os.environ.get("DURABLE_PROVIDER") or "storage"
     parser.add_argument("--provider", choices=PROVIDERS, default=wanted, help="default: DURABLE_PROVIDER, or storage")
-    archive = build(parser.parse_args().provider)
-    sys.stdout.write(f"{archive.relative_to(ROOT)}: {len(files())} files, {archive.stat().st_size:,} bytes\n")
+    parser.add_argument(
+        "--kernel",
+        default=os.environ.get(SWITCH, ""),
+        metavar="FILE|off",
+        help=f"a kernel that was built elsewhere, or none; default: {SWITCH}, or built here",
+    )
+    options = parser.parse_args()
+    try:
+        archive = build(options.provider, with_kernel=options.kernel)
+    except PackageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    with zipfile.ZipFile(archive) as zipped:
+        names = zipped.namelist()
+    kernel_is = "with the kernel" if KERNEL in names else "without the kernel"
+    sys.stdout.write(
+        f"{archive.relative_to(ROOT)}: {len(names)} files, {archive.stat().st_size:,} bytes, {kernel_is}\n"
+    )
     return 0
 
 

@@ -18,7 +18,9 @@ HERE: Final = Path(__file__).resolve().parent
 LIBRARY: Final = HERE / "kernel.so"
 
 SWITCH: Final = "NATIVE_KERNEL"
-"""The app setting; `off` switches the kernel off."""
+"""The app setting; `off` switches the kernel off, anything else is the path of the library to take instead of `LIBRARY`."""
+
+REMEDY: Final = "`python -m native.build` builds it"
 
 
 def sources() -> list[Path]:
@@ -34,22 +36,34 @@ def digest() -> str:
     return whole.hexdigest()
 
 
-@cache
-def loaded() -> tuple[ctypes.CDLL | None, str]:
-    """The library, and in words what there is: why it is not used, or that it is."""
-    if os.environ.get(SWITCH, "").strip().lower() == "off":
+def is_off(switch: str) -> bool:
+    """Whether the app setting switches the kernel off."""
+    return switch.strip().lower() == "off"
+
+
+def look(switch: str) -> tuple[ctypes.CDLL | None, str]:
+    """What `loaded` gives where the app setting is `switch`."""
+    if is_off(switch):
         return None, f"switched off ({SWITCH}=off)"
-    if not LIBRARY.exists():
-        return None, "not built: `python -m native.build` builds it"
+    named = switch.strip()
+    path = Path(named).absolute() if named else LIBRARY
+    if not path.is_file():
+        return None, f"{SWITCH} is neither off nor a library: {named!r}" if named else f"not built: {REMEDY}"
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(path))
         library.kernel_sources.restype = ctypes.c_char_p
         built_of = library.kernel_sources().decode()
     except (OSError, AttributeError) as error:
-        return None, f"built for another machine ({type(error).__name__}): `python -m native.build` builds it anew"
+        return None, f"built for another machine ({type(error).__name__}): {REMEDY} anew"
     if built_of != digest():
-        return None, "built of other sources: `python -m native.build` builds it anew"
+        return None, f"built of other sources: {REMEDY} anew"
     return library, "in use"
+
+
+@cache
+def loaded() -> tuple[ctypes.CDLL | None, str]:
+    """The library, and in words what there is: why it is not used, or that it is."""
+    return look(os.environ.get(SWITCH, ""))
 
 
 def kernel() -> ctypes.CDLL | None:

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from polars import selectors
 
+from native import lines
+
 _TEXT: Final = pa.large_string()
 _TEXTS: Final = pa.large_list(_TEXT)
 _NOTHING: Final = pa.scalar("", _TEXT)
@@ -56,19 +58,25 @@ def encode(rows: pl.DataFrame) -> bytes:
     return bytes(encoded(rows).content)
 
 
-def encoded(rows: pl.DataFrame, first: int = 1) -> Encoded:
-    """As `encode`, with where what is; `first`: how many columns the heads are of.
+def encoded(rows: pl.DataFrame, first: int = 1, *, in_order: bool = False) -> Encoded:
+    """As `encode`, with where what is; `first`: how many columns the heads are of; `in_order`: with the elements of each list in order.
 
     Datetimes become ISO 8601 UTC with six decimals and a Z, which every table plan accepts. The first column must never be null (it is
     TimeGenerated), so that a row never begins with a comma: raises ValueError when it is.
     """
     if not rows.height:
         return Encoded(pa.py_buffer(b""), pl.Series([0]), pl.Series(dtype=pl.Int64))
+    leader = rows.columns[0]
+    if nulls := rows[leader].null_count():
+        raise ValueError(f"{leader!r} is the first column and null in {nulls} rows: it must never be")
+    made = lines.encode(rows, first, _pool(), in_order=in_order)
+    return Encoded(*made) if made else _by_libraries(with_lists_in_order(rows) if in_order else rows, first)
+
+
+def _by_libraries(rows: pl.DataFrame, first: int) -> Encoded:
     table = rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     columns = {name: column.chunk(0) for name, column in zip(table.column_names, table.columns, strict=True)}
     leader = rows.columns[0]
-    if nulls := columns[leader].null_count:
-        raise ValueError(f"{leader!r} is the first column and null in {nulls} rows: it must never be")
     given = {name: column for name, column in columns.items() if column.null_count < rows.height}
     for name in _constant(rows, given):
         given[name] = given[name][:1]
@@ -80,11 +88,37 @@ def encoded(rows: pl.DataFrame, first: int = 1) -> Encoded:
     }
     pieces[leader][0] = "{" + pieces[leader][0].removeprefix(",")
     head = _joined(chain(*(pieces.pop(name, []) for name in rows.columns[:first])), rows.height)
-    lines = _joined([head, *chain(*pieces.values()), _END], rows.height)
-    _, offsets, content = lines.buffers()
+    _, offsets, content = _joined([head, *chain(*pieces.values()), _END], rows.height).buffers()
     ends = pl.Series(pa.Array.from_buffers(pa.int64(), rows.height + 1, [None, offsets]))
     heads = pl.Series(pc.binary_length(head)) + (1 if pieces else 0)
     return Encoded(content[: ends[-1]], ends, heads)
+
+
+def with_lists_in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the elements of each list in order: products give lists in any order, and one that was only shuffled says nothing new."""
+    lists = [name for name, kind in rows.schema.items() if isinstance(kind, pl.List)]
+    longest = rows.select(pl.col(lists).list.len().max()).row(0, named=True) if lists else {}
+    return rows.with_columns(_sorted(rows[name]) for name, most in longest.items() if (most or 0) > 1)
+
+
+def _sorted(lists: pl.Series) -> pl.Series:
+    # Most lists are in order, and sorting is dear.
+    some = _out_of_order(lists)
+    if some.is_empty():
+        return lists
+    place = pl.arange(len(lists), eager=True, dtype=pl.UInt32)
+    place = place.scatter(some, pl.arange(len(lists), len(lists) + len(some), eager=True, dtype=pl.UInt32))
+    return pl.concat([lists, lists.gather(some).list.sort()], rechunk=True).gather(place).alias(lists.name)
+
+
+def _out_of_order(lists: pl.Series) -> pl.Series:
+    """Which lists hold an element that is smaller than the one before it, or a null."""
+    array = lists.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    of = pc.list_parent_indices(array)
+    # Not flattened, which leaves out what may stand where a list is null.
+    element = array.values[array.offsets[0].as_py() :][: len(of)]
+    falls = pc.and_(pc.equal(of[1:], of[:-1]), pc.less(element[1:], element[:-1]).fill_null(True))
+    return pl.Series(pc.unique(of[1:].filter(falls)), dtype=pl.UInt32)
 
 
 def _pool() -> pa.MemoryPool:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {
     "function_app", "memory", "settings", "contracts", "staging", "orchestrator", "activities", "sources", "transforms", "sentinel", "transport", "local", "bench",
-    "tests", "infra", "doctor",
+    "tests", "infra", "doctor", "native",
 }  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,16 +24,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "orchestrator": {"contracts", "orchestrator"},
     "sources": {"contracts", "sources"},
     "staging": {"contracts"},
-    "transforms": {"sentinel.tables", "transforms"},
-    "sentinel": {"contracts", "sentinel"},
+    "native": {"native"},
+    "transforms": {"native", "sentinel.tables", "transforms"},
+    "sentinel": {"contracts", "native", "sentinel"},
     "activities": {"contracts", "sources", "staging", "transforms", "sentinel", "activities"},
     "settings": {"contracts", "sentinel.governor", "sentinel.packing", "sentinel.tables", "sources.registry"},
-    "doctor": {"contracts", "settings", "sources", "sentinel", "doctor"},
+    "doctor": {"contracts", "native", "settings", "sources", "sentinel", "doctor"},
     "memory": set(),
     "transport": set(),
     "function_app": {
         "contracts",
         "memory",
+        "native",
         "settings",
         "staging",
         "orchestrator",
@@ -145,6 +147,17 @@ def test_a_package_keeps_out_of_what_is_not_its_business(package: str) -> None:
     assert wrong == []
 
 
+def test_foreign_functions_are_called_in_two_places() -> None:
+    """A wrong pointer ends the worker: what calls C is in native and in memory, and nowhere else that is deployed."""
+    users = {
+        path.relative_to(ROOT).parts[0]
+        for path in deployed()
+        for _, name in imports(path)
+        if name.split(".")[0] in {"ctypes", "cffi"}
+    }
+    assert users == {"memory.py", "native"}
+
+
 def deployed() -> list[Path]:
     """Every Python file that goes to Azure."""
     return [path for package in MAY_IMPORT for path in files(package)]
@@ -162,11 +175,13 @@ def tracked() -> list[Path]:
 
 
 def test_only_function_app_and_tools_read_the_environment() -> None:
-    """`os.environ` and `getenv` are the composition root's."""
+    """`os.environ` and `getenv` are the composition root's. The kernel's switch is read when it is loaded, as the libraries read theirs."""
     wrong = [
         str(path.relative_to(ROOT))
         for path in deployed()
-        if path.name != "function_app.py" and re.search(r"\bos\.environ\b|\bgetenv\(", path.read_text(encoding="utf-8"))
+        if path != ROOT / "function_app.py"
+        and path.parent != ROOT / "native"
+        and re.search(r"\bos\.environ\b|\bgetenv\(", path.read_text(encoding="utf-8"))
     ]
     assert wrong == []
 

@@ -153,6 +153,14 @@ def test_the_readme_and_the_picture_say_what_was_measured() -> None:
     assert f"**{line['source_mb_per_app_cpu_s']:.1f}**" in readme
 
 
+@pytest.mark.parametrize(("kernel", "said"), [(True, "with the kernel, on"), (False, "without the kernel, on")])
+def test_the_readme_says_whether_the_kernel_was_in_use(kernel: bool, said: str) -> None:
+    """What was measured before there was one says nothing of it."""
+    found = results.read(results.FILE)
+    measured_on = report.markdown({**found, "machine": {**found["machine"], "kernel": kernel}}).splitlines()[0]
+    assert said in measured_on
+
+
 def test_a_readme_without_markers_is_refused() -> None:
     """Instead of being replaced, or left with old figures."""
     with pytest.raises(ValueError, match="must hold"):

@@ -14,6 +14,7 @@ from azure.monitor.ingestion import LogsIngestionClient
 from azure.storage.blob import ContainerClient
 
 import function_app
+import native
 from doctor.findings import Finding, Report
 from doctor.rounds import Installation, examination
 from local.azurite import Azurite
@@ -101,6 +102,8 @@ def ward(
         "DCR_RESOURCE_ID": rule_id(DEFAULT_DCR),
         "WORKSPACE_RESOURCE_ID": WORKSPACE,
         "MANAGEMENT_ENDPOINT": emulator.url,
+        # A machine without a compiler has none, and that is no trouble of the installation's.
+        **({} if native.kernel() else {native.SWITCH: "off"}),
     }
     with ExitStack() as stack:
         yield Ward(environment, simulator, emulator, stack)

@@ -112,9 +112,17 @@ def test_a_schedule_has_six_fields_within_bounds(text: str, right: bool) -> None
 def test_names_that_look_like_a_setting_are_told() -> None:
     """A letter off, or in small letters; not what the platform sets, not what is set under its right name as well."""
     assert misspelled(
-        {"DCR_IMUTABLE_ID": "", "tenable_secret_key": "", "PATH": "", "WEBSITE_SITE_NAME": "", "LANG": ""}
+        {
+            "DCR_IMUTABLE_ID": "",
+            "tenable_secret_key": "",
+            "NATIVE_KERNAL": "",
+            "PATH": "",
+            "WEBSITE_SITE_NAME": "",
+            "LANG": "",
+        }
     ) == [
         ("DCR_IMUTABLE_ID", "DCR_IMMUTABLE_ID"),
+        ("NATIVE_KERNAL", "NATIVE_KERNEL"),
         ("tenable_secret_key", "TENABLE_SECRET_KEY"),
     ]
     assert misspelled({"DCR_IMUTABLE_ID": "", "DCR_IMMUTABLE_ID": ""}) == []

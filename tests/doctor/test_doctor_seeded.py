@@ -120,6 +120,7 @@ SEEDED: dict[str, tuple[Seed, dict[str, str]]] = {
     "a certificate file that is not there": (setting(REQUESTS_CA_BUNDLE="/nowhere/ca.pem"), {"transport.certificates": "not there"}),
     "an invalid hub name": (hub_name, {"taskhub.name": "'my-hub'"}),
     "a scheduler that host.json does not use": (setting(DURABLE_TASK_SCHEDULER_CONNECTION_STRING="Endpoint=https://x"), {"taskhub.provider": "nothing uses it"}),
+    "a kernel that is not there": (setting(NATIVE_KERNEL="/nowhere/kernel.so"), {"kernel.use": "neither off nor a library: '/nowhere/kernel.so'"}),
     "a host without storage": (setting(WEBSITE_SITE_NAME="func"), {"taskhub.storage": "queueServiceUri"}),
     "another cloud's audience": (setting(INGESTION_AUDIENCE="https://graph.example.com"), {"dcr.token": "401"}),
     "a token for something else": (identity(audience="https://vault.azure.net"), {"identity.audience": "'https://vault.azure.net'", "dcr.token": "401"}),

@@ -20,7 +20,7 @@ def test_a_whole_installation_has_no_trouble(ward: Any) -> None:
     assert report.status == "ok"
     assert {finding.id for finding in report.findings} == {
         "settings.wrong", "settings.schedule", "taskhub.name", "taskhub.provider", "identity.token", "dcr.role", "clock.ours", "contract.column",
-        "contract.table_column", "storage.role", "product.key",
+        "contract.table_column", "kernel.use", "storage.role", "product.key",
     }  # fmt: skip
     assert {finding.subject for finding in report.findings if finding.id == "product.key"} == {
         "cycognito",

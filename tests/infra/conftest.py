@@ -11,11 +11,24 @@ from typing import Any
 import pytest
 
 from infra.check import ROOT, TOOLS, Deployment, combinations, evaluate, read_parameters
+from native.build import BuildError, build, misfit, zig_at_hand
 
 
 @cache
 def _deployment(name: str) -> Deployment:
     return evaluate(read_parameters(combinations()[name]))
+
+
+@pytest.fixture(scope="session")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """With which kernel packages are built here: by zig (nothing named) where that is at hand, else this machine's if Azure could use it, else none."""
+    if zig_at_hand():
+        return ""
+    try:
+        made = build(tmp_path_factory.mktemp("kernel") / "kernel.so")
+    except BuildError:
+        return "off"
+    return "off" if misfit(made.read_bytes()) else str(made)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import platform
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ from infra.check import ROOT
 from infra.package import PackageError, build, files, host_json, ignored, rules
 from local.load import run_load
 from local.stack import Stack
+from native.build import zig_at_hand
 
 SMALL = {
     "FIRST_TURN_SECONDS": "0.2",
@@ -27,23 +29,30 @@ SMALL = {
 }
 
 
+AZURE_IS_HERE = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+
+
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(tmp_path_factory: pytest.TempPathFactory, kernel: str) -> Path:
     """The package, unpacked into an empty folder."""
     folder = tmp_path_factory.mktemp("package")
-    with zipfile.ZipFile(build(out=folder / "build")) as zipped:
+    with zipfile.ZipFile(build(out=folder / "build", with_kernel=kernel)) as zipped:
         zipped.extractall(folder / "app")
     return folder / "app"
 
 
-def test_the_package_has_nothing_else(unpacked: Path) -> None:
-    """The app's packages and four files beside them; nothing that is only local, a test, a measurement or a page."""
+def test_the_package_has_nothing_else(unpacked: Path, kernel: str) -> None:
+    """The app's packages and four files beside them; nothing that is only local, a test, a measurement or a page, and no compiler."""
     assert {path.name for path in unpacked.iterdir()} == {
-        "activities", "contracts.py", "doctor", "function_app.py", "host.json", "memory.py", "orchestrator", "requirements.txt", "sentinel", "settings.py", "sources",
+        "activities", "contracts.py", "doctor", "function_app.py", "host.json", "memory.py", "native", "orchestrator", "requirements.txt", "sentinel", "settings.py", "sources",
         "staging.py", "transforms", "transport.py",
     }  # fmt: skip
-    kinds = {path.suffix for path in unpacked.rglob("*") if path.is_file() and path.parent != unpacked}
-    assert kinds == {".py"}
+    inside = [path for path in unpacked.rglob("*") if path.is_file() and path.parent != unpacked]
+    assert {path.suffix for path in inside if path.parent != unpacked / "native"} == {".py"}
+    libraries = [] if kernel == "off" else ["kernel.so"]
+    assert sorted(path.name for path in inside if path.parent == unpacked / "native") == sorted(
+        [path.name for path in (ROOT / "native").glob("*.[chp]*") if path.name != "build.py"] + libraries
+    )
 
 
 def test_the_package_has_what_it_imports(unpacked: Path) -> None:
@@ -65,13 +74,23 @@ def test_the_package_has_what_it_imports(unpacked: Path) -> None:
     assert missing == []
 
 
-def test_the_app_runs_from_the_package(unpacked: Path, tmp_path: Path) -> None:
-    """A load of a small inventory is complete, and the app calls itself well; the process sees the package and local/, nothing else of the repository."""
+def test_the_app_runs_from_the_package(unpacked: Path, tmp_path: Path, kernel: str) -> None:
+    """A load of a small inventory is complete, and the app calls itself well; the process sees the package and local/, nothing else of the repository.
+
+    Where this machine is like Azure's, the package's kernel is in use.
+    """
     simulator = ["--assets", "300", "--findings", "300"]
-    with Stack(tmp_path, simulator, app_dir=unpacked, app_settings={**SMALL, "PYTHONPATH": ""}) as stack:
+    switch = "" if kernel != "off" and AZURE_IS_HERE else "off"
+    settings = {**SMALL, "PYTHONPATH": "", "NATIVE_KERNEL": switch}
+    with Stack(tmp_path, simulator, app_dir=unpacked, app_settings=settings) as stack:
         outcome = run_load(stack, "tenable", "full", lambda _: None)
         status, health = stack.call_app("GET", "/api/health")
+        logged = stack.parts["app"].log.read_text()
     assert (status, health["status"]) == (200, "ok")
+    (found,) = (one["seen"] for one in health["findings"] if one["id"] == "kernel.use")
+    assert found == ("switched off (NATIVE_KERNEL=off)" if switch else "in use")
+    assert logged.count("worker begins") == 1
+    assert found in next(line for line in logged.splitlines() if "worker begins" in line)
     assert {"taskhub.answer", "dcr.role", "storage.role", "product.key"} <= {one["id"] for one in health["findings"]}
     assert (outcome.status, outcome.reasons) == ("complete", [])
     streams = outcome.manifest["streams"]
@@ -98,17 +117,52 @@ def test_the_app_does_not_run_without_a_part(unpacked: Path, tmp_path: Path) -> 
     assert "No module named 'orchestrator'" in run.stderr
 
 
-def test_the_same_tree_gives_the_same_package(tmp_path: Path) -> None:
+def test_the_same_tree_gives_the_same_package(tmp_path: Path, kernel: str) -> None:
     """Byte for byte, so that a deployment can be compared."""
-    made = [hashlib.sha256(build(out=tmp_path / name).read_bytes()).digest() for name in ("one", "two")]
+    made = [
+        hashlib.sha256(build(out=tmp_path / name, with_kernel=kernel).read_bytes()).digest() for name in ("one", "two")
+    ]
     assert made[0] == made[1]
+
+
+def test_the_kernel_in_the_tree_is_not_packaged(tmp_path: Path) -> None:
+    """It is this machine's: on a Mac, Azure could not use it."""
+    (tmp_path / "native").mkdir()
+    (tmp_path / ".funcignore").write_bytes((ROOT / ".funcignore").read_bytes())
+    for name in ("native/kernel.so", "native/kernel.c", "native/.kernel.so.7.tmp"):
+        (tmp_path / name).write_text("")
+    assert files(tmp_path) == ["native/kernel.c"]
+
+
+@pytest.mark.parametrize("content", [b"\xcf\xfa\xed\xfe", b""], ids=["a Mac's", "empty"])
+def test_a_kernel_that_azure_cannot_use_is_not_packaged(tmp_path: Path, content: bytes) -> None:
+    """Nor is a package left that was built before."""
+    (tmp_path / "app.zip").write_bytes(b"before")
+    (tmp_path / "kernel.so").write_bytes(content)
+    with pytest.raises(PackageError, match="does not run in Azure"):
+        build(out=tmp_path, with_kernel=str(tmp_path / "kernel.so"))
+    assert not (tmp_path / "app.zip").exists()
+
+
+def test_a_package_is_without_a_kernel_only_when_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where zig cannot be had it is refused, with the ways out."""
+    monkeypatch.setattr("native.build.CACHE", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    if zig_at_hand():
+        pytest.skip("ziglang is installed here")
+    with pytest.raises(PackageError, match=r"(?s)ziglang.* could not be fetched.*--kernel FILE.*--kernel off"):
+        build(out=tmp_path / "build")
+    with zipfile.ZipFile(build(out=tmp_path / "build", with_kernel="off")) as zipped:
+        assert "native/kernel.so" not in zipped.namelist()
 
 
 def test_host_json_is_that_of_the_provider(tmp_path: Path) -> None:
     """The scheduler's connection for the scheduler, with the same task hub; for storage the file as it is."""
     given: dict[str, Any] = json.loads((ROOT / "host.json").read_text())
     assert host_json(given, "storage") == given
-    with zipfile.ZipFile(build("scheduler", out=tmp_path)) as zipped:
+    with zipfile.ZipFile(build("scheduler", out=tmp_path, with_kernel="off")) as zipped:
         made = json.loads(zipped.read("host.json"))
     task = made["extensions"]["durableTask"]
     assert task.pop("storageProvider") == {
@@ -135,6 +189,8 @@ def test_host_json_is_that_of_the_provider(tmp_path: Path) -> None:
         ("settings.py", False, False),
         ("orchestrator/ruff.toml", False, True),
         ("sources/x.pyc", False, True),
+        ("native/build.py", False, True),
+        ("native/kernel.so", False, False),
     ],
 )
 def test_funcignore_is_read_as_git_would(path: str, folder: bool, out: bool) -> None:

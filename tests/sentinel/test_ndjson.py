@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -13,7 +14,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from native import kernel, lines
 from sentinel.ndjson import encode, encoded
+
+
+@pytest.fixture(params=["by the kernel", "by the libraries"], scope="module", autouse=True)
+def _way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for both ways."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "by the libraries":
+            patched.setattr(lines, "encode", lambda *_, **__: None)
+        elif kernel() is None:
+            pytest.skip("the kernel is not built")
+        yield
+
 
 TEXTS = st.one_of(
     st.text(max_size=40),

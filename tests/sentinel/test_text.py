@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinel.text import in_order
+from sentinel.ndjson import with_lists_in_order
 
 LISTS = st.lists(st.none() | st.lists(st.none() | st.text("abé\n", max_size=14), max_size=5), max_size=20)
 
@@ -19,4 +19,4 @@ def test_lists_are_in_order_whatever_they_hold_and_however_they_lie(lists, shown
     mask = pl.Series([shown.random() < 0.7 for _ in lists], dtype=pl.Boolean)
     hidden = pl.select(pl.when(mask).then(whole)).to_series().alias("L")
     for column in (whole, hidden, hidden[at:], hidden[:at], pl.concat([whole[at:], hidden[:at]], rechunk=False)):
-        assert in_order(column.to_frame())["L"].to_list() == column.list.sort().to_list()
+        assert with_lists_in_order(column.to_frame())["L"].to_list() == column.list.sort().to_list()
