@@ -9,11 +9,13 @@
 /* Longer numbers are refused: Python does not read an integer of any length. */
 enum { NUMBER_BYTES = 300 };
 
+enum { OPEN = 64 }; /* brackets that may be open where not every reader would take more */
+
 typedef struct {
     const uint8_t *end; /* of the record */
     uint8_t *open;      /* the brackets that are open in what is skipped */
     size_t open_capacity;
-    bool pairs;         /* whether half a surrogate pair is refused in what is skipped too */
+    bool narrow;        /* to be refused in what is skipped too: half a surrogate pair, more than OPEN brackets */
 } reader_t;
 
 /* The byte there, or 0, which no token begins with. */
@@ -185,13 +187,17 @@ static inline const uint8_t *skip_string(const reader_t *reader, const uint8_t *
         uint8_t byte = at(reader, p);
         if (likely(byte == '"')) return p + 1;
         if (byte != '\\') return NULL;
-        uint8_t kind = at(reader, p + 1), ignored[4];
-        size_t size;
-        if (kind == 'u' && reader->pairs && !(p = unescape(reader, p, ignored, &size))) return NULL;
-        else if (kind == 'u' && reader->pairs) continue;
-        else if (kind == 'u' && code_unit(reader, p + 2) >= 0) p += 6;
-        else if (simple_escape(kind)) p += 2;
-        else return NULL;
+        if (at(reader, p + 1) != 'u') {
+            if (!simple_escape(at(reader, p + 1))) return NULL;
+            p += 2;
+        } else if (reader->narrow) {
+            uint8_t unread[4];
+            size_t size;
+            if (!(p = unescape(reader, p, unread, &size))) return NULL;
+        } else {
+            if (code_unit(reader, p + 2) < 0) return NULL;
+            p += 6;
+        }
     }
 }
 
@@ -224,9 +230,9 @@ static inline bool resize(void **at, size_t size) {
 static inline bool open_bracket(reader_t *reader, size_t depth, uint8_t bracket) {
     if (unlikely(depth == reader->open_capacity)) {
         void *open = reader->open;
-        if (!resize(&open, 2 * depth + 64)) return false;
+        if ((depth && reader->narrow) || !resize(&open, 2 * depth + OPEN)) return false;
         reader->open = open;
-        reader->open_capacity = 2 * depth + 64;
+        reader->open_capacity = 2 * depth + OPEN;
     }
     reader->open[depth] = bracket;
     return true;

@@ -3,8 +3,6 @@
    Invariant: a page is split only where all of it is JSON, and every record stands in the body from its first byte to its last; anything else is refused. */
 #include "json.h"
 
-enum { DEEPEST = 64 }; /* Brackets that may be open: what is nested deeper is for the library, which has a limit of its own. */
-
 enum { REFUSED = -1 };
 
 typedef struct {
@@ -20,11 +18,6 @@ typedef struct {
     int64_t room, count, bytes;
 } page_t;
 
-static inline const uint8_t *item(page_t *page, const uint8_t *p) {
-    p = skip(&page->reader, p);
-    return page->reader.open_capacity > DEEPEST ? NULL : p;
-}
-
 static const uint8_t *records(page_t *page, const uint8_t *p) {
     reader_t *reader = &page->reader;
     if (at(reader, p) != '[') return NULL;
@@ -32,7 +25,7 @@ static const uint8_t *records(page_t *page, const uint8_t *p) {
     if (at(reader, p) == ']') return p + 1;
     for (uint8_t after = ','; after != ']'; page->count++) {
         const uint8_t *start = p = space(reader, p);
-        if (!(p = item(page, p))) return NULL;
+        if (!(p = skip(reader, p))) return NULL;
         page->bytes += p - start;
         if (likely(page->count < page->room)) {
             page->starts[page->count] = (int32_t)(start - page->body);
@@ -70,7 +63,7 @@ static const uint8_t *envelope(page_t *page, const uint8_t *p, const name_t *key
             if (found || !(p = records(page, p))) return NULL;
             found = true;
         } else {
-            if (!(p = item(page, p))) return NULL;
+            if (!(p = skip(reader, p))) return NULL;
             if (is(total, name, length)) {
                 if (span[1]) return NULL;
                 span[0] = (int32_t)(value - page->body);
@@ -85,13 +78,13 @@ static const uint8_t *envelope(page_t *page, const uint8_t *p, const name_t *key
 }
 
 /* How many records there are, of which the first `room` are written (of `offsets` one more); or REFUSED. Without a key the body is the array.
-   `span`, two zeros: where the total begins and ends. */
+   `span`: where the total begins and ends, or twice 0. */
 KERNEL_API int64_t pages_split(const uint8_t *body, int64_t size, const uint8_t *key, int64_t key_bytes, const uint8_t *total, int64_t total_bytes,
                                int32_t *starts, int32_t *offsets, int64_t room, int32_t *span) {
     if (size < 0 || size > INT32_MAX) return REFUSED;
-    page_t page = {.reader = {.end = body + size, .pairs = true}, .body = body, .starts = starts, .offsets = offsets, .room = room};
+    page_t page = {.reader = {.end = body + size, .narrow = true}, .body = body, .starts = starts, .offsets = offsets, .room = room};
     const name_t named = {key, key_bytes}, counted = {total, total_bytes};
-    offsets[0] = 0;
+    offsets[0] = span[0] = span[1] = 0;
     const uint8_t *p = space(&page.reader, body);
     p = key ? envelope(&page, p, &named, &counted, span) : records(&page, p);
     bool whole = p && space(&page.reader, p) == page.reader.end;

@@ -58,7 +58,7 @@ def split(body: bytes, key: str | None, total_key: str | None) -> tuple[Records,
         return None
     names = [name if name is None else name.encode() for name in (key, total_key or None)]
     given = [of for name in names for of in (name, len(name or b""))]
-    total = array("i", (0, 0))
+    total = array("i", bytes(8))
     room = len(body) // _BYTES_A_RECORD
     while True:
         starts, offsets = array("i", bytes(4 * room)), array("i", bytes(4 * room + 4))

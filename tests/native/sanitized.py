@@ -1,6 +1,6 @@
-"""Breaks records for the kernel built with the address and undefined-behaviour sanitizers: `python tests/native/sanitized.py [seconds]`.
+"""Breaks records, and pages of them, for the kernel built with the address and undefined-behaviour sanitizers: `python tests/native/sanitized.py [seconds]`.
 
-Invariant: each record has memory of exactly its size, so that a byte read behind it stops the process with a report, as does memory that is freed
+Invariant: each record, each page and what is written of it has memory of exactly its size, so that a byte read behind it stops the process with a report, as does memory that is freed
 twice; every block that the kernel takes is counted, also where it does not get the next one. Not part of the tests: it needs gcc's sanitizers, and
 finds more the longer it runs. FLAGS=-U__SSE2__ is for machines without SSE2.
 """
@@ -84,33 +84,85 @@ def _broken(record: bytes, chance: random.Random) -> bytes:
     return bytes(broken)
 
 
+class _Memory:
+    """Memory of the C library's, each piece of exactly its size."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._libc.malloc.restype = ctypes.c_void_p
+        self._libc.free.argtypes = [ctypes.c_void_p]
+        self._held: list[int] = []
+
+    def copied(self, data: bytes) -> int:
+        place: int = self._libc.malloc(ctypes.c_size_t(len(data)))
+        ctypes.memmove(place, data, len(data))
+        self._held.append(place)
+        return place
+
+    def free(self) -> None:
+        for place in self._held:
+            self._libc.free(place)
+
+
 class _Views:
     """Records as binary views, each longer one in a buffer of its own and of its size."""
 
     def __init__(self, records: list[bytes]) -> None:
-        self._libc = ctypes.CDLL(None)
-        self._libc.malloc.restype = ctypes.c_void_p
-        self._libc.free.argtypes = [ctypes.c_void_p]
+        self._memory = _Memory()
         views = bytearray()
-        self._held: list[int] = []
+        held: list[int] = []
         for record in records:
             views += len(record).to_bytes(4, "little")
             if len(record) <= 12:
                 views += record.ljust(12, b"\0")
             else:
-                views += record[:4] + len(self._held).to_bytes(4, "little") + bytes(4)
-                self._held.append(self._copied(record))
-        self.buffers = (ctypes.c_void_p * max(1, len(self._held)))(*self._held)
-        self.views = self._copied(bytes(views))
-
-    def _copied(self, data: bytes) -> int:
-        place: int = self._libc.malloc(ctypes.c_size_t(max(1, len(data))))
-        ctypes.memmove(place, data, len(data))
-        return place
+                views += record[:4] + len(held).to_bytes(4, "little") + bytes(4)
+                held.append(self._memory.copied(record))
+        self.buffers = (ctypes.c_void_p * max(1, len(held)))(*held)
+        self.views = self._memory.copied(bytes(views))
 
     def free(self) -> None:
-        for place in [*self._held, self.views]:
-            self._libc.free(place)
+        self._memory.free()
+
+
+def _split(library: ctypes.CDLL, chance: random.Random, texts: list[bytes]) -> bool:
+    """Split a page of the records, mostly broken; whether the kernel did. What it gives has to be what msgspec does."""
+    import msgspec
+
+    fields = [("r", list[msgspec.Raw]), ("t", msgspec.Raw, msgspec.Raw(b""))]
+    page = msgspec.defstruct("page", fields)
+    key, total = chance.choice([(None, None), (b"r", None), (b"r", b"t")])
+    body = b"[" + chance.choice([b",", b" , "]).join(texts) + b"]"
+    if key is not None:
+        members = [b'"%s":%s' % (key, body), b'"t":7', b'"o":' + chance.choice([*SNIPPETS, b"{}"])]
+        body = b"{" + b",".join(chance.choices(members, k=chance.choice([1, 2, 3]))) + b"}"
+    if chance.random() < 0.7:
+        body = _broken(body, chance)
+    memory, room = _Memory(), chance.choice([0, 1, len(texts), 40])
+    at = memory.copied(body)
+    starts, offsets, span = (memory.copied(bytes(size)) for size in (4 * room, 4 * room + 4, 8))
+    names = [value for name in (key, total) for value in (name and ctypes.c_void_p(memory.copied(name)), ctypes.c_int64(len(name or b"")))]  # fmt: skip
+    places = [ctypes.c_void_p(starts), ctypes.c_void_p(offsets)]
+    library.pages_split.restype = ctypes.c_int64
+    count: int = library.pages_split(ctypes.c_void_p(at), ctypes.c_int64(len(body)), *names, *places, ctypes.c_int64(room), ctypes.c_void_p(span))  # fmt: skip
+    if count >= 0:
+        listed = msgspec.json.decode(body, type=list[msgspec.Raw] if key is None else page)
+        low, high = (int.from_bytes(ctypes.string_at(span + place, 4), "little") for place in (0, 4))
+        if key is not None:
+            assert total is None or body[low:high] == bytes(listed.t)
+            listed = listed.r
+        assert count == len(listed)
+        if count <= room:
+            first = chance.randrange(count + 1)
+            whole = b"".join(listed[first:])
+            to, ends = memory.copied(bytes(len(whole))), memory.copied(bytes(4 * (count - first)))
+            from_here = [ctypes.c_void_p(place + 4 * first) for place in (starts, offsets)]
+            library.pages_join(ctypes.c_void_p(at), *from_here, ctypes.c_int64(count - first), ctypes.c_void_p(to), ctypes.c_void_p(ends), ctypes.c_int32(5))  # fmt: skip
+            assert ctypes.string_at(to, len(whole)) == whole
+            if count > first:
+                assert int.from_bytes(ctypes.string_at(ends + 4 * (count - first - 1), 4), "little") == 5 + len(whole)
+    memory.free()
+    return count >= 0
 
 
 def _run(seconds: float, path: str) -> None:
@@ -130,7 +182,7 @@ def _run(seconds: float, path: str) -> None:
         of = Inventory(200, 200).stream("tenable_io" if source == "tenable" else source, kind)
         texts = [bytes(text)[:-1] for text in of.records(pa.array(range(of.count), pa.uint64())).to_pylist()]
         shapes.append((arrow_schema(TRANSFORMS[source, stream].fields), texts))
-    calls = read = 0
+    calls = read = pages = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         schema, texts = chance.choice(shapes)
@@ -142,6 +194,8 @@ def _run(seconds: float, path: str) -> None:
         plan = _plan(schema)
         refuse_after.value = chance.choice([-1, -1, chance.randrange(300)])
         good = library.records_decode(plan, ctypes.c_int64(len(plan)), ctypes.c_void_p(given.views), given.buffers, ctypes.c_int64(len(few)), arrays)  # fmt: skip
+        refuse_after.value = chance.choice([-1, -1, 0])
+        pages += _split(library, chance, few)
         refuse_after.value = -1
         given.free()
         if good:
@@ -154,7 +208,7 @@ def _run(seconds: float, path: str) -> None:
                     columns.pop().to_pylist()
         assert blocks.value == 0, f"seed {seed}: {blocks.value} blocks are left"
         calls, read = calls + 1, read + good
-    print(f"seed {seed}: {calls} calls, {read} of them read, nothing found")  # noqa: T201 - a command's answer
+    print(f"seed {seed}: {calls} calls, {read} of them read, {pages} pages split, nothing found")  # noqa: T201 - a command's answer
 
 
 if __name__ == "__main__":
