@@ -108,14 +108,17 @@ def _functions() -> ctypes.CDLL | None:
     library = kernel()
     if library is not None:
         text, pointer, number = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64
-        library.pages_split.argtypes = [*[text, number] * 3, pointer, pointer, number, pointer]
+        names = [text, number, text, number]
+        library.pages_split.argtypes = [text, number, *names, pointer, pointer, number, pointer]
         library.pages_split.restype = number
     return library
 
 
 @cache
 def _join() -> Callable[..., None]:
+    library = _functions()
+    assert library is not None
     # Copying takes less than giving the interpreter's lock away and waiting for it: a prototype that keeps it.
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     kept = ctypes.PYFUNCTYPE(None, ctypes.c_char_p, pointer, pointer, number, pointer, pointer, ctypes.c_int32)
-    return kept(("pages_join", _functions()))
+    return kept(("pages_join", library))
