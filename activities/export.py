@@ -35,52 +35,42 @@ GROUP_BYTES, GROUP_RECORDS = 8 * 1024 * 1024, 10_000
 """Records that make a row group: what an export holds as they came, and what a transform works on at once. Less costs CPU (a query of polars has a price, whatever
 its frame); small records give more rows than bytes, the relations of a domain's ten times as many as they have."""
 
+BLOCK_BYTES = 2 * 1024 * 1024
+"""Texts that stand in one buffer, and are not copied when there are more: small enough to come from the heap, where the next group finds it again (`memory`)."""
+
 
 class _Group:
-    """The records of the next row group, as the columns that they become: their texts one behind the other, in a buffer that the group after it uses again."""
+    """The records of the next row group, as the columns that they become: their texts one behind the other, in a few blocks."""
 
     def __init__(self) -> None:
-        self._texts = pa.allocate_buffer(0)
-        self._begin()
-
-    def _begin(self) -> None:
         self.bytes = 0
-        self._pages, self._ordinals, self._starts = array("q"), array("i"), array("i", (0,))
+        self._pages, self._ordinals = array("q"), array("i")
+        self._blocks: list[tuple[pa.Buffer, array[int]]] = []
 
     def take(self, number: int, first: int, records: Sequence[msgspec.Raw], size: int) -> None:
         """Take records of the page of that number, of so many bytes together; `first` is the place of the first of them in the page."""
-        self._make_room(size)
-        self._starts.extend(pages.write(records, memoryview(self._texts).cast("B"), self.bytes))
+        if not self._blocks or self._blocks[-1][1][-1] + size > self._blocks[-1][0].size:
+            self._blocks.append((pa.allocate_buffer(max(size, BLOCK_BYTES)), array("i", (0,))))
+        texts, starts = self._blocks[-1]
+        starts.extend(pages.write(records, memoryview(texts).cast("B"), starts[-1]))
         self._pages.extend(array("q", (number,)) * len(records))
         self._ordinals.extend(_ordinals(first, first + len(records)))
         self.bytes += size
-
-    def _make_room(self, size: int) -> None:
-        if self.bytes + size > self._texts.size:
-            # A new one: the other may be somebody's. What is never written takes no memory.
-            texts = pa.allocate_buffer(GROUP_BYTES + 2 * size)
-            memoryview(texts)[: self.bytes] = memoryview(self._texts)[: self.bytes]
-            self._texts = texts
 
     def full(self) -> bool:
         """Whether it is to be written."""
         return self.bytes >= GROUP_BYTES or len(self._ordinals) >= GROUP_RECORDS
 
-    def write(self, blob: parquet.Blob) -> None:
-        """Add the row group to the blob, unless there are no records; the next one begins."""
+    def table(self) -> pa.Table:
+        """The row group."""
+        texts = [_array(pa.binary(), len(starts) - 1, starts, content) for content, starts in self._blocks]
         count = len(self._ordinals)
-        if not count:
-            return
-        buffers = [[self._pages], [self._ordinals], [self._starts, self._texts]]
-        columns = [
-            pa.Array.from_buffers(of.type, count, [None, *map(pa.py_buffer, some)])
-            for of, some in zip(RAW_SCHEMA, buffers, strict=True)
-        ]
-        blob.add(pa.Table.from_arrays(columns, schema=RAW_SCHEMA))
-        self._begin()
-        if self._texts.size > 3 * GROUP_BYTES:
-            # A record larger than a row group was in it.
-            self._texts = pa.allocate_buffer(0)
+        columns = [_array(pa.int64(), count, self._pages), _array(pa.int32(), count, self._ordinals)]
+        return pa.Table.from_arrays([*columns, pa.chunked_array(texts, pa.binary())], schema=RAW_SCHEMA)
+
+
+def _array(kind: pa.DataType, count: int, *buffers: object) -> pa.Array:
+    return pa.Array.from_buffers(kind, count, [None, *map(pa.py_buffer, buffers)])
 
 
 @cache
@@ -118,13 +108,16 @@ class _Segment:
             self.group.take(page.number, first, records, size)
             self.bytes += size
             if self.group.full():
-                self.group.write(self.blob)
+                self._press()
+
+    def _press(self) -> None:
+        self.blob.add(self.group.table())
+        self.group = _Group()
 
     def finish(self) -> parquet.Blob:
         """The blob, with all records in it."""
-        self.group.write(self.blob)
-        # Its buffer is not held while the blob is on its way.
-        self.group = _Group()
+        if self.group.bytes:
+            self._press()
         return self.blob
 
 

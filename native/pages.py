@@ -108,8 +108,7 @@ def _functions() -> ctypes.CDLL | None:
     library = kernel()
     if library is not None:
         text, pointer, number = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64
-        names = [text, number, text, number]
-        library.pages_split.argtypes = [text, number, *names, pointer, pointer, number, pointer]
+        library.pages_split.argtypes = [text, number, text, number, text, number, pointer, pointer, number, pointer]
         library.pages_split.restype = number
     return library
 

@@ -375,9 +375,10 @@ def _listed(bodies: list[tuple[bytes, slice]]) -> list[list[dict[str, Any]]]:
     pages=st.lists(st.tuples(st.lists(st.integers(0, 60), max_size=30), st.integers(-3, 3)), max_size=8),
     group_bytes=st.sampled_from([1, 10, 40, 300]),
     group_records=st.sampled_from([1, 3, 20]),
+    block_bytes=st.sampled_from([1, 50, 1000]),
 )
 def test_row_groups_have_every_record_in_its_place(
-    kernel: bool, pages: list[tuple[list[int], int]], group_bytes: int, group_records: int
+    kernel: bool, pages: list[tuple[list[int], int]], group_bytes: int, group_records: int, block_bytes: int
 ) -> None:
     """Of pages of any size, pages that are taken in part, and records larger than a row group."""
     bodies = []
@@ -387,6 +388,7 @@ def test_row_groups_have_every_record_in_its_place(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "GROUP_BYTES", group_bytes)
         patch.setattr(export, "GROUP_RECORDS", group_records)
+        patch.setattr(export, "BLOCK_BYTES", block_bytes)
         export._first_ordinals.cache_clear()
         expected = _listed(bodies)
         try:
@@ -401,8 +403,9 @@ def test_row_groups_have_every_record_in_its_place(
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_products_row_groups_are_the_same_without_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a group's buffer is used again."""
+    """In blocks of some pages each."""
     monkeypatch.setattr(export, "GROUP_BYTES", 50_000)
+    monkeypatch.setattr(export, "BLOCK_BYTES", 30_000)
     stream = Inventory(80, 80).stream(*name.split("/"))
     bodies = []
     for low in range(0, stream.count, 20):
@@ -434,21 +437,21 @@ def test_no_object_is_made_for_a_record(monkeypatch: pytest.MonkeyPatch) -> None
     assert sum(isinstance(index, int) for index in looked) <= 3 * 4
 
 
-def test_a_group_that_held_a_huge_record_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not held for the rest of the segment; a usual group's is, and is used again."""
-    monkeypatch.setattr(export, "GROUP_BYTES", 1000)
+def test_texts_stand_in_few_blocks_and_are_gone_with_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page goes into the block that is open, if it has room, else into a new one, which is as long as it has to be."""
+    monkeypatch.setattr(export, "GROUP_BYTES", 10_000)
+    monkeypatch.setattr(export, "BLOCK_BYTES", 1000)
     segment = export._Segment({})
 
-    def add(*sizes: int) -> int:
-        body = json.dumps(["x" * size for size in sizes]).encode()
+    def add(size: int) -> list[int]:
+        body = b'["' + b"x" * (size - 2) + b'"]'
         segment.add(Page(0, counted_records_of(body, None, None)[0], {}))
-        size: int = segment.group._texts.size
-        return size
+        return [texts.size for texts, _ in segment.group._blocks]
 
-    usual = add(100, 100)
-    assert add(800) == usual
-    assert segment.group.bytes == 0
-    assert add(100) == usual
-    assert add(50_000) == 0
-    assert add(100) <= 3000
-    assert pq.read_table(io.BytesIO(segment.finish().content())).num_rows == 6
+    assert [add(size) for size in (600, 400)] == [[1000], [1000]]
+    assert add(3000) == [1000, 3000]
+    assert add(2) == [1000, 3000, 1000]
+    assert add(6000) == []
+    assert add(50_000) == []
+    assert add(700) == [1000]
+    assert pq.read_table(io.BytesIO(segment.finish().content())).num_rows == 7
