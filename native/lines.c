@@ -1,4 +1,4 @@
-/* Rows to NDJSON: see native/lines.py. The room for the lines is the caller's, and so is giving more of it when it was too little. */
+/* Rows to NDJSON: see native/lines.py. The room for the lines is the caller's. */
 #include "arrow.h"
 #include "kernel.h"
 
@@ -444,14 +444,13 @@ static inline uint8_t *scalar(uint8_t *out, const column_t *column, int64_t here
 enum { DONE, MORE_ROOM, FOR_THE_LIBRARIES };
 
 /*
- * Rows from `*row` on as lines, where `*used` of the `room` at `out` is used; `ends` and `heads` as in native/lines.py.
- * MORE_ROOM: what is left is too little for row `*row`.
+ * The rows as lines, `*used` of the `room` bytes at `out`; `ends` and `heads` as in native/lines.py. MORE_ROOM: it might be too little.
  */
-KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64_t *ends, int64_t *heads, int64_t *row, int64_t *used) {
-    uint8_t *at = out + *used;
+KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64_t *ends, int64_t *heads, int64_t *used) {
+    uint8_t *at = out;
     const uint8_t *stop = out + room;
-    ends[*row] = *used;
-    for (; *row < lines->frame.length; ++*row) {
+    ends[0] = 0;
+    for (int64_t row = 0; row < lines->frame.length; row++) {
         const uint8_t *begin = at;
         if (stop - at < ROOM) {
             return MORE_ROOM;
@@ -459,9 +458,9 @@ KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64
         *at++ = '{';
         for (int32_t number = 0; number < lines->count; number++) {
             const column_t *column = &lines->columns[number];
-            int64_t here = *row + column->offset;
+            int64_t here = row + column->offset;
             if (number == lines->first) {
-                heads[*row] = at - begin + 1;
+                heads[row] = at - begin + 1;
             }
             if (!there(column->valid, here)) {
                 continue;
@@ -492,10 +491,10 @@ KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64
             }
         }
         if (lines->first == lines->count) {
-            heads[*row] = at - begin;
+            heads[row] = at - begin;
         }
         at = put(at, "}\n", 2);
-        ends[*row + 1] = *used = at - out;
+        ends[row + 1] = *used = at - out;
     }
     return DONE;
 }
