@@ -6,12 +6,12 @@ run fetches nothing again and goes on from the same cursor. Every page is either
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import msgspec
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow as pa
 from activities import parquet
 from activities.deps import CancelWatch, Deps
 from contracts import Cancelled, ExportRequest, ExportResult, JsonDict, Run, Stop, TryAgain
+from native import pages
 from sources.paging import resting, unasked
 from sources.reader import Ended, Page, Paused
 
@@ -35,17 +36,72 @@ GROUP_BYTES, GROUP_RECORDS = 8 * 1024 * 1024, 10_000
 its frame); small records give more rows than bytes, the relations of a domain's ten times as many as they have."""
 
 
+class _Group:
+    """The records of the next row group, as the columns that they become: their texts one behind the other, in a buffer that the group after it uses again."""
+
+    def __init__(self) -> None:
+        self._texts = pa.allocate_buffer(0)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.bytes = 0
+        self._pages, self._ordinals, self._starts = array("q"), array("i"), array("i", (0,))
+
+    def take(self, number: int, first: int, records: Sequence[msgspec.Raw], size: int) -> None:
+        """Take records of the page of that number, of so many bytes together; `first` is the place of the first of them in the page."""
+        self._make_room(size)
+        self._starts.extend(pages.write(records, memoryview(self._texts).cast("B"), self.bytes))
+        self._pages.extend(array("q", (number,)) * len(records))
+        self._ordinals.extend(_ordinals(first, first + len(records)))
+        self.bytes += size
+
+    def _make_room(self, size: int) -> None:
+        if self.bytes + size > self._texts.size:
+            # A new one: the other may be somebody's. What is never written takes no memory.
+            texts = pa.allocate_buffer(GROUP_BYTES + 2 * size)
+            memoryview(texts)[: self.bytes] = memoryview(self._texts)[: self.bytes]
+            self._texts = texts
+
+    def full(self) -> bool:
+        """Whether it is to be written."""
+        return self.bytes >= GROUP_BYTES or len(self._ordinals) >= GROUP_RECORDS
+
+    def write(self, blob: parquet.Blob) -> None:
+        """Add the row group to the blob, unless there are no records; the next one begins."""
+        count = len(self._ordinals)
+        if not count:
+            return
+        buffers = [[self._pages], [self._ordinals], [self._starts, self._texts]]
+        columns = [
+            pa.Array.from_buffers(of.type, count, [None, *map(pa.py_buffer, some)])
+            for of, some in zip(RAW_SCHEMA, buffers, strict=True)
+        ]
+        blob.add(pa.Table.from_arrays(columns, schema=RAW_SCHEMA))
+        self._begin()
+        if self._texts.size > 3 * GROUP_BYTES:
+            # A record larger than a row group was in it.
+            self._texts = pa.allocate_buffer(0)
+
+
+@cache
+def _first_ordinals() -> array[int]:
+    return array("i", range(GROUP_RECORDS))
+
+
+def _ordinals(first: int, end: int) -> array[int]:
+    """The numbers from `first` to before `end`."""
+    return _first_ordinals()[first:end] if end <= GROUP_RECORDS else array("i", range(first, end))
+
+
 @dataclass(slots=True)
 class _Segment:
-    """What has been read so far; records are kept as Arrow arrays per page, not as Python objects, and as Parquet as soon as they fill a row group."""
+    """What has been read so far; records are copied out of their page at once, not kept as Python objects, and are Parquet as soon as they fill a row group."""
 
     cursor: JsonDict
-    pages: list[pa.RecordBatch] = field(default_factory=list)
+    group: _Group = field(default_factory=_Group)
     blob: parquet.Blob = field(default_factory=lambda: parquet.Blob(RAW_SCHEMA))
     failed: list[Page] = field(default_factory=list)
     bytes: int = 0
-    pending_bytes: int = 0
-    pending_records: int = 0
     records: int = 0
     read: int = 0
     total: int | None = None
@@ -57,46 +113,29 @@ class _Segment:
         if page.problem:
             self.failed.append(page)
             return
-        for batch, size in _batches(page.number, page.records):
-            self.pages.append(batch)
-            self.records += batch.num_rows
+        self.records += len(page.records)
+        for first, records, size in _parts(page.records):
+            self.group.take(page.number, first, records, size)
             self.bytes += size
-            self.pending_bytes += size
-            self.pending_records += batch.num_rows
-            if self.pending_bytes >= GROUP_BYTES or self.pending_records >= GROUP_RECORDS:
-                self._press()
-
-    def _press(self) -> None:
-        self.blob.add(pa.Table.from_batches(self.pages, RAW_SCHEMA))
-        self.pages.clear()
-        self.pending_bytes = self.pending_records = 0
+            if self.group.full():
+                self.group.write(self.blob)
 
     def finish(self) -> parquet.Blob:
         """The blob, with all records in it."""
-        if self.pages:
-            self._press()
+        self.group.write(self.blob)
+        # Its buffer is not held while the blob is on its way.
+        self.group = _Group()
         return self.blob
 
 
-def _batches(number: int, records: Sequence[msgspec.Raw]) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """A page's records as batches, and their bytes: of a page that is larger than a row group, as many as fit into one."""
-    starts = array("i", itertools.accumulate(map(len, records), initial=0))
+def _parts(records: Sequence[msgspec.Raw]) -> Iterator[tuple[int, Sequence[msgspec.Raw], int]]:
+    """A page's records, with the place of the first and the bytes of all: of a page that is larger than a row group, as many at a time as fit into one."""
+    starts = pages.offsets_of(records)
     low = 0
     while low < len(records):
         high = max(low + 1, bisect_right(starts, starts[low] + GROUP_BYTES) - 1)
-        yield _batch(number, low, records[low:high], starts[low : high + 1])
+        yield low, records[low:high], starts[high] - starts[low]
         low = high
-
-
-def _batch(number: int, first: int, records: Sequence[msgspec.Raw], starts: array[int]) -> tuple[pa.RecordBatch, int]:
-    # The buffers of an Arrow array: the records one after the other, and where each begins. No object is made for a record.
-    content = b"".join(records)
-    if first:
-        starts = array("i", (start - starts[0] for start in starts))
-    texts = pa.Array.from_buffers(pa.binary(), len(records), [None, pa.py_buffer(starts), pa.py_buffer(content)])
-    ordinals = pa.arange(first, first + len(records)).cast(pa.int32())
-    columns = [pa.repeat(pa.scalar(number, pa.int64()), len(records)), ordinals, texts]
-    return pa.RecordBatch.from_arrays(columns, schema=RAW_SCHEMA), len(content)
 
 
 def export(request: ExportRequest, deps: Deps) -> ExportResult:

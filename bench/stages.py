@@ -33,7 +33,7 @@ from orchestrator.lane_state import LaneState
 STEPS: Final = {
     "sources.reader:Reader.fetch": "HTTP",
     "sources.reader:Reader._readable": "split the envelope",
-    "activities.export:_batch": "records to Arrow",
+    "activities.export:_Group.take": "records to Arrow",
     "activities.parquet:Blob.add": "Parquet write",
     "activities.parquet:Frames.add": "Parquet write",
     "activities.rows:_next": "Parquet read",

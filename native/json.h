@@ -13,6 +13,7 @@ typedef struct {
     const uint8_t *end; /* of the record */
     uint8_t *open;      /* the brackets that are open in what is skipped */
     size_t open_capacity;
+    bool pairs;         /* whether half a surrogate pair is refused in what is skipped too */
 } reader_t;
 
 /* The byte there, or 0, which no token begins with. */
@@ -177,15 +178,18 @@ static inline const uint8_t *number(const reader_t *reader, const uint8_t *p, nu
     return p - start <= NUMBER_BYTES ? p : NULL;
 }
 
-/* Grammar alone; half a surrogate pair is no harm where nobody reads it. */
+/* Grammar alone; half a surrogate pair is no harm where nobody reads it, unless the caller says so. */
 static inline const uint8_t *skip_string(const reader_t *reader, const uint8_t *p) {
     for (;;) {
         p = plain_end(reader, p);
         uint8_t byte = at(reader, p);
         if (likely(byte == '"')) return p + 1;
         if (byte != '\\') return NULL;
-        uint8_t kind = at(reader, p + 1);
-        if (kind == 'u' && code_unit(reader, p + 2) >= 0) p += 6;
+        uint8_t kind = at(reader, p + 1), ignored[4];
+        size_t size;
+        if (kind == 'u' && reader->pairs && !(p = unescape(reader, p, ignored, &size))) return NULL;
+        else if (kind == 'u' && reader->pairs) continue;
+        else if (kind == 'u' && code_unit(reader, p + 2) >= 0) p += 6;
         else if (simple_escape(kind)) p += 2;
         else return NULL;
     }

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from contracts import JsonDict
+from native import pages
 from sources.model import Done, Fetch, Parsed, Request, Start, UnreadablePageError, Wait
 
 _RECORDS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -55,6 +56,10 @@ def records_of(body: bytes, key: str | None = None) -> Sequence[msgspec.Raw]:
 
 def counted_records_of(body: bytes, key: str | None, total_key: str | None) -> tuple[Sequence[msgspec.Raw], int | None]:
     """`records_of`, and the total that the envelope names under `total_key`, if it names one."""
+    plain = pages.split(body, key, total_key)
+    if plain is not None:
+        records, total = plain
+        return records, _integer(total)
     try:
         if key is None:
             return _RECORDS.decode(body), None
@@ -68,7 +73,7 @@ def counted_records_of(body: bytes, key: str | None, total_key: str | None) -> t
         ) from error
 
 
-def _integer(raw: msgspec.Raw) -> int | None:
+def _integer(raw: msgspec.Raw | bytes) -> int | None:
     try:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError:
@@ -89,7 +94,7 @@ def same_again(cursor: JsonDict, body: bytes, records: Sequence[msgspec.Raw]) ->
     Of the records, not of the body: an envelope may hold the time, or the parameter that was ignored. The first, the last, how many and how long:
     records have identifiers, so pages that agree in all of that are one page.
     """
-    digest = hashlib.sha256(b"%d %d" % (len(records), sum(map(len, records))))
+    digest = hashlib.sha256(b"%d %d" % (len(records), pages.bytes_of(records)))
     for record in (*records[:1], *records[-1:]):
         digest.update(record)
     told = digest.hexdigest()[:16]
