@@ -2,21 +2,8 @@
 #ifndef COLUMNS_H
 #define COLUMNS_H
 
+#include "arrow.h"
 #include "keys.h"
-
-/* The Arrow C data interface. */
-struct ArrowArray {
-    int64_t length;
-    int64_t null_count;
-    int64_t offset;
-    int64_t n_buffers;
-    int64_t n_children;
-    const void **buffers;
-    struct ArrowArray **children;
-    struct ArrowArray *dictionary;
-    void (*release)(struct ArrowArray *);
-    void *private_data;
-};
 
 enum { TEXT = 's', INTEGER = 'i', REAL = 'f', BOOLEAN = 'b', LIST = 'l', OBJECT = 'o' };
 

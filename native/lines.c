@@ -1,4 +1,4 @@
-/* Rows to NDJSON: see native/lines.py. The room for the lines is the caller's, and so is giving more of it when it was too little. */
+/* Rows to NDJSON: see native/lines.py. The room for the lines is the caller's. */
 #include "arrow.h"
 #include "kernel.h"
 
@@ -49,20 +49,18 @@ static inline uint8_t *put(uint8_t *out, const char *from, int64_t length) {
     return out + length;
 }
 
-static uint8_t *escape(uint8_t *out, uint8_t byte) {
-    static const char digits[] = "0123456789abcdef";
-    static const char letters[32] = {[8] = 'b', [9] = 't', [10] = 'n', [12] = 'f', [13] = 'r'};
-    *out++ = '\\';
-    if (byte >= 32) {
-        *out++ = byte;
-    } else if (letters[byte]) {
-        *out++ = (uint8_t)letters[byte];
-    } else {
-        out = put(out, "u00", 3);
-        *out++ = (uint8_t)digits[byte >> 4];
-        *out++ = (uint8_t)digits[byte & 15];
-    }
-    return out;
+/* What stands for a byte that JSON escapes. */
+static const char ESCAPES['\\' + 1][8] = {
+    "\\u0000", "\\u0001", "\\u0002", "\\u0003", "\\u0004", "\\u0005", "\\u0006", "\\u0007",
+    "\\b", "\\t", "\\n", "\\u000b", "\\f", "\\r", "\\u000e", "\\u000f",
+    "\\u0010", "\\u0011", "\\u0012", "\\u0013", "\\u0014", "\\u0015", "\\u0016", "\\u0017",
+    "\\u0018", "\\u0019", "\\u001a", "\\u001b", "\\u001c", "\\u001d", "\\u001e", "\\u001f",
+    ['"'] = "\\\"", ['\\'] = "\\\\",
+};
+
+static inline uint8_t *escape(uint8_t *out, uint8_t byte) {
+    memcpy(out, ESCAPES[byte], 8);
+    return out + (ESCAPES[byte][1] == 'u' ? 6 : 2);
 }
 
 /* Which of sixteen bytes are escaped, the first of them in the lowest bit. */
@@ -96,36 +94,37 @@ static inline void gather(uint8_t *some, const uint8_t *from, int64_t length) {
     }
 }
 
+/* Sixteen bytes, behind which sixteen more may be read, some of them escaped. */
+static inline uint8_t *with_escapes(uint8_t *out, const uint8_t *from, unsigned found) {
+    int64_t done = 0;
+    for (; found; found &= found - 1) {
+        int64_t plain = __builtin_ctz(found);
+        out = escape(out + plain - done, from[plain]);
+        done = plain + 1;
+        memcpy(out, from + done, 16);
+    }
+    return out + 16 - done;
+}
+
 /* A text in quotes. There is room for six bytes for each of its own, and for ROOM more. */
 static inline uint8_t *text(uint8_t *out, const uint8_t *from, int64_t length) {
     *out++ = '"';
-    while (length >= 16) {
+    for (; length >= 32; from += 16, length -= 16) {
         unsigned found = marks(from);
         memcpy(out, from, 16);
-        int64_t taken = 16;
-        if (unlikely(found)) {
-            int64_t plain = __builtin_ctz(found);
-            out = escape(out + plain, from[plain]);
-            taken = plain + 1;
-        } else {
-            out += 16;
-        }
-        from += taken;
-        length -= taken;
+        out = likely(!found) ? out + 16 : with_escapes(out, from, found);
     }
     while (length > 0) {
-        uint8_t some[16];
-        gather(some, from, length);
-        unsigned found = marks(some) & (0xffffu >> (16 - length));
-        memcpy(out, some, 16);
-        int64_t taken = length;
-        if (unlikely(found)) {
-            int64_t plain = __builtin_ctz(found);
-            out = escape(out + plain, from[plain]);
-            taken = plain + 1;
+        uint8_t some[32];
+        int64_t taken = length < 16 ? length : 16;
+        if (length < 16) {
+            gather(some, from, length);
         } else {
-            out += length;
+            memcpy(some, from, 16);
         }
+        unsigned found = marks(some) & (0xffffu >> (16 - taken));
+        memcpy(out, some, 16);
+        out = likely(!found) ? out + taken : with_escapes(out, some, found) - 16 + taken;
         from += taken;
         length -= taken;
     }
@@ -444,14 +443,13 @@ static inline uint8_t *scalar(uint8_t *out, const column_t *column, int64_t here
 enum { DONE, MORE_ROOM, FOR_THE_LIBRARIES };
 
 /*
- * Rows from `*row` on as lines, where `*used` of the `room` at `out` is used; `ends` and `heads` as in native/lines.py.
- * MORE_ROOM: what is left is too little for row `*row`.
+ * The rows as lines, `*used` of the `room` bytes at `out`; `ends` and `heads` as in native/lines.py. MORE_ROOM: it might be too little.
  */
-KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64_t *ends, int64_t *heads, int64_t *row, int64_t *used) {
-    uint8_t *at = out + *used;
+KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64_t *ends, int64_t *heads, int64_t *used) {
+    uint8_t *at = out;
     const uint8_t *stop = out + room;
-    ends[*row] = *used;
-    for (; *row < lines->frame.length; ++*row) {
+    ends[0] = 0;
+    for (int64_t row = 0; row < lines->frame.length; row++) {
         const uint8_t *begin = at;
         if (stop - at < ROOM) {
             return MORE_ROOM;
@@ -459,9 +457,9 @@ KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64
         *at++ = '{';
         for (int32_t number = 0; number < lines->count; number++) {
             const column_t *column = &lines->columns[number];
-            int64_t here = *row + column->offset;
+            int64_t here = row + column->offset;
             if (number == lines->first) {
-                heads[*row] = at - begin + 1;
+                heads[row] = at - begin + 1;
             }
             if (!there(column->valid, here)) {
                 continue;
@@ -492,10 +490,10 @@ KERNEL_API int32_t lines_write(lines_t *lines, uint8_t *out, int64_t room, int64
             }
         }
         if (lines->first == lines->count) {
-            heads[*row] = at - begin;
+            heads[row] = at - begin;
         }
         at = put(at, "}\n", 2);
-        ends[*row + 1] = *used = at - out;
+        ends[row + 1] = *used = at - out;
     }
     return DONE;
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Final
 
@@ -12,10 +14,16 @@ import pyarrow as pa
 
 from native import kernel
 
-_MORE_ROOM: Final = 1
+_DONE, _MORE_ROOM = 0, 1
 
-_SPARE: Final = 512 * 1024
-"""Room for what is escaped, and for the longest field, were each of its bytes. What is never written takes no memory; where it is too little, the room is doubled."""
+_SPARE_BYTES: Final = 512 * 1024
+"""Room for what is escaped, and for the longest field, were each of its bytes. Where it is too little, the lines are written anew into twice the room."""
+
+_STEP_BYTES: Final = 1024 * 1024
+"""Rooms have so many bytes, or twice as many and so on: the next lines need a little more or less."""
+
+_rooms: Final[deque[pa.Buffer]] = deque(maxlen=2)
+"""Memory that nobody uses, for the next lines: from the system it would come as fresh pages, which cost half as much again as writing them. One is written while another is read."""
 
 _STREAM: Final = b"arrow_array_stream"
 """What a capsule of the Arrow PyCapsule interface is called."""
@@ -29,7 +37,7 @@ def _functions() -> ctypes.CDLL | None:
         library.lines_open.argtypes, library.lines_open.restype = [pointer, ctypes.c_int32, ctypes.c_int32], pointer
         library.lines_close.argtypes, library.lines_close.restype = [pointer], None
         library.lines_size.argtypes, library.lines_size.restype = [pointer], number
-        library.lines_write.argtypes = [pointer, pointer, number, *[pointer] * 4]
+        library.lines_write.argtypes = [pointer, pointer, number, *[pointer] * 3]
         library.lines_write.restype = ctypes.c_int32
     return library
 
@@ -42,9 +50,26 @@ def _pointer_of() -> Callable[[object, bytes], int]:
     )
 
 
-def encode(
-    rows: pl.DataFrame, first: int, pool: pa.MemoryPool, *, in_order: bool
-) -> tuple[pa.Buffer, pl.Series, pl.Series] | None:
+class _Room:
+    """Memory for lines; when the last who reads them lets go of it, it is there for others."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = None
+        with suppress(IndexError):
+            self._memory = _rooms.pop()
+        if self._memory is None or self._memory.size < size:
+            self._memory = pa.allocate_buffer(-(-size // _STEP_BYTES) * _STEP_BYTES)
+        self.address, self.size = self._memory.address, self._memory.size
+
+    def __del__(self) -> None:
+        _rooms.append(self._memory)
+
+    def first(self, size: int) -> pa.Buffer:
+        """What is written there."""
+        return pa.foreign_buffer(self.address, size, base=self)
+
+
+def encode(rows: pl.DataFrame, first: int, *, in_order: bool) -> tuple[pa.Buffer, pl.Series, pl.Series] | None:
     """The rows as `sentinel.ndjson.encoded` gives them: content, ends, heads. None where the kernel is missing, or leaves a type or a value to the libraries.
 
     There must be a row, and the first column must never be null.
@@ -57,17 +82,17 @@ def encode(
     if lines is None:
         return None
     try:
-        content = pa.allocate_buffer(library.lines_size(lines) + _SPARE, pool, resizable=True)
+        size = library.lines_size(lines) + _SPARE_BYTES
         ends, heads = pa.allocate_buffer(8 * (rows.height + 1)), pa.allocate_buffer(8 * rows.height)
-        row, used = ctypes.c_int64(0), ctypes.c_int64(0)
-        places = ends.address, heads.address, ctypes.addressof(row), ctypes.addressof(used)
-        while said := library.lines_write(lines, content.address, content.size, *places):
+        while True:
+            room, used = _Room(size), ctypes.c_int64(0)
+            said = library.lines_write(lines, room.address, room.size, ends.address, heads.address, ctypes.byref(used))
             if said != _MORE_ROOM:
-                return None
-            content.resize(2 * content.size)
+                break
+            size = 2 * room.size
     finally:
         library.lines_close(lines)
-    return content.slice(0, used.value), _numbers(ends), _numbers(heads)
+    return (room.first(used.value), _numbers(ends), _numbers(heads)) if said == _DONE else None
 
 
 def _numbers(buffer: pa.Buffer) -> pl.Series:

@@ -69,7 +69,7 @@ def encoded(rows: pl.DataFrame, first: int = 1, *, in_order: bool = False) -> En
     leader = rows.columns[0]
     if nulls := rows[leader].null_count():
         raise ValueError(f"{leader!r} is the first column and null in {nulls} rows: it must never be")
-    made = lines.encode(rows, first, _pool(), in_order=in_order)
+    made = lines.encode(rows, first, in_order=in_order)
     return Encoded(*made) if made else _by_libraries(with_lists_in_order(rows) if in_order else rows, first)
 
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -63,7 +62,7 @@ def test_the_kernel_writes_what_the_libraries_write(rows: pl.DataFrame, first: i
         if not some.height:
             continue
         expected = ndjson._by_libraries(ndjson.with_lists_in_order(some) if in_order else some, first)
-        made = lines.encode(some, first, pa.default_memory_pool(), in_order=in_order)
+        made = lines.encode(some, first, in_order=in_order)
         if made is None:
             assert pl.Float64 in some.dtypes
         else:
@@ -79,7 +78,7 @@ def test_reals_of_fifteen_digits_are_the_kernels_own(digits: int, scale: int, mi
     """From 0.00001 to 10^15, as the libraries write them: none of these is left to them."""
     value = float(f"{'-' if minus else ''}{digits}e-{scale}")
     rows = pl.DataFrame({"T": [0], "r": [value]})
-    made = lines.encode(rows, 1, pa.default_memory_pool(), in_order=False)
+    made = lines.encode(rows, 1, in_order=False)
     if made is None:
         assert value != 0
         assert not 1e-5 <= abs(value) < 1e15
@@ -93,7 +92,7 @@ def test_texts_of_every_length_have_room(length: int, filling: str) -> None:
     """Also where all of a long text is escaped, which takes six times its bytes, in rows and in lists."""
     text = filling * length
     rows = pl.DataFrame({"T": [1, 2, 3], "s": [text, None, text], "l": [[text, "a"], [], [None, text]]})
-    made = lines.encode(rows, 1, pa.default_memory_pool(), in_order=True)
+    made = lines.encode(rows, 1, in_order=True)
     assert made is not None
     found = [json.loads(line) for line in bytes(made[0]).splitlines()]
     assert [row.get("s") for row in found] == [text, None, text]
@@ -117,5 +116,5 @@ def test_texts_of_every_length_have_room(length: int, filling: str) -> None:
 def test_what_the_kernel_does_not_know_is_left_to_the_libraries(column: pl.Series) -> None:
     """And the lines are there all the same."""
     rows = pl.DataFrame([pl.Series("T", [1, 2]), column])
-    assert lines.encode(rows, 1, pa.default_memory_pool(), in_order=True) is None
+    assert lines.encode(rows, 1, in_order=True) is None
     assert bytes(encoded(rows).content) == bytes(ndjson._by_libraries(rows, 1).content)
