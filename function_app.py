@@ -116,13 +116,14 @@ def _identity(destination: DestinationSettings, settings: Settings) -> TokenCred
 def _ingestion_client(destination: DestinationSettings, settings: Settings) -> LogsIngestionClient:
     from azure.monitor.ingestion import LogsIngestionClient
 
+    from sentinel.ingestion import policies
     from transport import transport
 
-    scopes = [f"{destination.audience}/.default"]
+    identity = _identity(destination, settings)
     return LogsIngestionClient(
         destination.endpoint,
-        _identity(destination, settings),
-        credential_scopes=scopes,
+        identity,
+        policies=policies(identity, f"{destination.audience}/.default"),
         transport=transport(os.environ, local=destination.local),
     )
 

@@ -14,7 +14,7 @@ from doctor.clocks import our_clock
 from doctor.findings import Finding, doubt, fine, wrong
 from doctor.identity import in_short, kind_of
 from doctor.reach import WORDS, unreachable
-from sentinel.ingestion import Answer, Door
+from sentinel.ingestion import REDIRECTS, Answer, Door
 from settings import DestinationSettings
 
 
@@ -60,6 +60,8 @@ def _judged(destination: DestinationSettings, rule: str, stream: str, answer: An
         word = unreachable(answer.message)
         return wrong("dcr.tls" if word == "tls" else "dcr.reach", destination.endpoint, WORDS[word])
     seen = f"{answer.status}: {answer.message}"
+    if answer.status in REDIRECTS:
+        return wrong("dcr.reach", destination.endpoint, f"{answer.status}: it leads elsewhere, and is not followed")
     if answer.status in {204, 200, 202, 413}:
         return None
     if answer.status in {400, 404}:

@@ -19,7 +19,7 @@ from doctor.findings import Finding, doubt, fine, wrong
 from doctor.reach import WORDS, unreachable
 from sentinel.ingestion import kinds_of
 from sources.model import Fetch, Source, Stream, UnreadablePageError
-from sources.reader import WAIT_HEADERS, Patience, Reader
+from sources.reader import WAIT_HEADERS, Connections, Patience, Reader
 
 LONGEST_S: Final = 15.0
 
@@ -29,16 +29,16 @@ _OF_THE_PRODUCT: Final = frozenset(
 """What is wrong with one stream and then with every other."""
 
 
-class _Ear(urllib3.PoolManager):
+class _Ear(Connections):
     """Connections that remember the last answer's status and headers, or why there was none."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(maxsize=1, retries=False, **options)
+        super().__init__(maxsize=1, **options)
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.failure = ""
 
-    def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> Any:  # type: ignore[override]  # PoolManager's own signature, of which its stubs say the same
+    def urlopen(self, method: str, url: str, redirect: bool = False, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]  # as Connections has it
         self.status, self.headers, self.failure = 0, {}, ""
         try:
             answer = super().urlopen(method, url, redirect, **options)

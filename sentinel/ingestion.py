@@ -16,17 +16,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from contracts import Cancelled, Stop, TryAgain, let_go
 from sentinel import packing
 from sentinel.governor import Governor
 
 if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
     from azure.core.exceptions import AzureError
     from azure.monitor.ingestion import LogsIngestionClient
 
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
 REMEDIES: Final = {
+    **dict.fromkeys(REDIRECTS, "set the endpoint to the address that it leads to: redirects are not followed"),
     401: "the identity's token is refused: check that it is of the workspace's tenant and that the audience fits the cloud",
     403: "give the identity the role Monitoring Metrics Publisher on the DCR; a new assignment takes up to 30 minutes",
     404: "check the DCR's immutable id and that the endpoint belongs to the same region",
@@ -69,9 +73,27 @@ class Door:
     name: str = "the DCR"
 
 
+def policies(credential: TokenCredential, *scopes: str) -> list[Any]:
+    """What the client of a sink does with a request, in the SDK's order: an id, the SDK's own user agent, a token, the answer read, the sink told of it.
+
+    Left out of the SDK's own list are retries and redirects (`Sender` has to know of every request), the header clean-up that redirects need, proxies (those of
+    the environment are the transport's), and logs and traces of requests, which the app has switched off: 6 % of a request.
+    """
+    from azure.core.pipeline import policies as sdk
+    from azure.monitor.ingestion import __version__ as version
+
+    return [
+        sdk.RequestIdPolicy(),
+        sdk.UserAgentPolicy(sdk_moniker=f"monitor-ingestion/{version}"),
+        sdk.ContentDecodePolicy(),
+        sdk.BearerTokenCredentialPolicy(credential, *scopes),
+        sdk.CustomHookPolicy(),
+    ]
+
+
 @dataclass(slots=True)
 class LogsIngestionSink:
-    """A destination behind `LogsIngestionClient`: the DCR's immutable id and the client that holds endpoint and credential."""
+    """A destination behind `LogsIngestionClient`: the DCR's immutable id and the client that holds endpoint and credential, and has `policies`."""
 
     client: LogsIngestionClient
     rule_id: str
@@ -79,7 +101,7 @@ class LogsIngestionSink:
     timeout_s: float = 60.0
 
     def post(self, stream: str, body: bytes) -> Answer:
-        """One request; the SDK's own retries are off, since `Sender` decides (and must know of every attempt)."""
+        """One request: with `policies` the SDK tries nothing again, since `Sender` decides (and must know of every attempt)."""
         from azure.core.exceptions import AzureError
 
         served: list[str] = []
@@ -89,7 +111,6 @@ class LogsIngestionSink:
                 stream,
                 io.BytesIO(body),
                 raw_response_hook=lambda answered: served.append(answered.http_response.headers.get("Date", "")),
-                retry_total=0,
                 enforce_https=self.enforce_https,
                 read_timeout=self.timeout_s,
                 connection_timeout=10,
@@ -348,7 +369,7 @@ class Sender:
     @staticmethod
     def _check(door: Door, answer: Answer, unauthorised: int) -> None:
         """Raises Stop for an answer that no retry cures; one or a few 401 can be a token that has expired, which the SDK renews."""
-        if answer.status in {403, 404} or (answer.status == 401 and unauthorised > 4):
+        if answer.status in REMEDIES and (answer.status != 401 or unauthorised > 4):
             raise Stop(f"{answer.status} from {door.name}: {answer.message}", REMEDIES[answer.status])
         if answer.status not in {-1, 0, 401, 429, *AMBIGUOUS_STATUSES}:
             raise Stop(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -33,6 +33,10 @@ LONGEST_ASKED_WAIT_S: Final = 86_400.0
 
 UNIX_TIMES_BEGIN: Final = 1_000_000_000
 """A larger number of seconds is a moment (after 2001), no duration."""
+
+
+ONCE: Final = urllib3.Retry(total=False, redirect=False)
+"""No request is tried again by urllib3, and no redirect followed: what goes wrong is raised as it is, and a redirect is an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,27 @@ class _RefusedError(Stop):
     """The credentials are not accepted."""
 
 
+class Connections(urllib3.PoolManager):
+    """Connections that are found by how an address begins. urllib3 takes every address apart for that, which is a seventh of a request."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._found: dict[str, urllib3.HTTPConnectionPool] = {}
+
+    def urlopen(self, method: str, url: str, redirect: bool = False, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]  # PoolManager's own signature, of which its stubs say the same
+        """One request to an address that has a path, one answer."""
+        end = url.find("/", len("https://"))
+        pool = self._found.get(url[:end])
+        if pool is None:
+            pool = self._found[url[:end]] = self.connection_from_url(url)
+        return pool.urlopen(method, url[end:], redirect=redirect, retries=ONCE, assert_same_host=False, **options)
+
+    def clear(self) -> None:
+        """Let go of the connections."""
+        self._found.clear()
+        super().clear()
+
+
 @dataclass(slots=True)
 class Reader:
     """Requests of one source. One reader may serve several activities at once: they share its connections and its login."""
@@ -99,7 +124,7 @@ class Reader:
     secrets: Mapping[str, str]
     patience: Patience = field(default_factory=Patience)
     sleep: Callable[[float], None] = time.sleep
-    pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(maxsize=16, retries=False))
+    pool: Connections = field(default_factory=lambda: Connections(maxsize=16))
     _token: dict[str, str] | None = None
     _token_until: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -219,8 +244,8 @@ class Reader:
             headers = headers | {"Content-Type": "application/json"}
         timeout = urllib3.Timeout(connect=min(10.0, self.patience.timeout_s), read=self.patience.timeout_s)
         try:
-            answer = self.pool.request(
-                request.method, url, headers=headers, body=body, timeout=timeout, redirect=False, preload_content=False
+            answer = self.pool.urlopen(
+                request.method, url, headers=headers, body=body, timeout=timeout, preload_content=False
             )
             content = self._content(answer, request)
         except urllib3.exceptions.NameResolutionError as error:

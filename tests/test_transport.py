@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from azure.core.exceptions import AzureError, ServiceRequestError
+from azure.core.exceptions import AzureError, ServiceRequestError, ServiceRequestTimeoutError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from sentinel.ingestion import kinds_of
 from transport import CERTIFICATES, transport
 
 SEEN: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -49,6 +46,10 @@ class _Server(BaseHTTPRequestHandler):
         SEEN.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         if self.path == "/hang":
             self.rfile.read()
+            return
+        if self.path in {"/gone", "/nonsense"}:
+            self.wfile.write(b"" if self.path == "/gone" else b"what do you mean?\r\n\r\n")
+            self.close_connection = True
             return
         if self.path == "/break":
             self.send_response(200)
@@ -205,23 +206,6 @@ def test_threads_that_share_a_transport_get_each_its_own_answer(url: str, sends:
         assert list(threads.map(ask, range(96))) == [True] * 96
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of 127.0.0.1 that nobody has signed, and its key."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    signed = made.add_extension(names, critical=True).sign(key, hashes.SHA256())
-    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    plain = serialization.NoEncryption()
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
 def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, sends: Any) -> None:
     """Unless the client was told to accept it."""
     SEEN.clear()
@@ -230,19 +214,96 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, sen
         with pytest.raises(ServiceRequestError, match="CERTIFICATE_VERIFY_FAILED"):
             sends.send(request)
         assert SEEN == []
-        assert sends.send(request, connection_verify=str(certificate)).content == b"yes"
+        for _ in range(2):
+            assert sends.send(request, connection_verify=str(certificate)).content == b"yes"
+            # A connection that was made on other terms is not taken for this.
+            with pytest.raises(ServiceRequestError, match="CERTIFICATE_VERIFY_FAILED"):
+                sends.send(request)
+        with pytest.raises(OSError, match="no-such-file"):
+            sends.send(request, connection_verify="/no-such-file.pem")
 
 
-@pytest.mark.parametrize("where", ["/hang", "/break", "nobody"])
-def test_what_goes_wrong_is_the_sdks_exception(url: str, where: str) -> None:
-    """No answer in time, one that breaks off, nobody there: as the SDK's own transport says it."""
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "in blocks"])
+@pytest.mark.parametrize("where", ["/hang", "/break", "/gone", "/nonsense", "nobody", "no TLS"])
+def test_what_goes_wrong_is_the_sdks_exception(url: str, where: str, streamed: bool) -> None:
+    """No answer in time, one that breaks off, none, no HTTP, nobody there: as the SDK's own transport says it."""
+    addresses = {
+        "nobody": f"http://127.0.0.1:{closed_port()}/",
+        "no TLS": url.replace("http:", "https:"),
+    }
     raised = []
     for made in (transport({}, local=True), RequestsTransport()):
-        target = f"http://127.0.0.1:{closed_port()}/" if where == "nobody" else url + where
+        request = HttpRequest("GET", addresses.get(where, url + where))
+        patience = {"read_timeout": 0.3 if where == "/hang" else 20, "connection_timeout": 20}
         with made as sends, pytest.raises(AzureError) as error:
-            sends.send(HttpRequest("GET", target), read_timeout=0.3 if where == "/hang" else 20, connection_timeout=20)
-        raised.append(type(error.value))
-    assert raised[0] is raised[1]
+            sends.send(request, stream=streamed, **patience).read()
+        raised.append((type(error.value), kinds_of(error.value)))
+    assert raised[0] == raised[1]
+
+
+def test_a_connection_that_does_not_come_about_is_given_up_in_time(sends: Any) -> None:
+    """Nothing was sent then."""
+    with socket.socket() as door, ExitStack() as waiting:
+        door.bind(("127.0.0.1", 0))
+        door.listen(0)
+        for _ in range(4):  # those that wait at the door, so that no other gets there
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(door.getsockname())
+        with pytest.raises(ServiceRequestTimeoutError):
+            sends.send(HttpRequest("GET", f"http://127.0.0.1:{door.getsockname()[1]}/"), connection_timeout=0.2)
+
+
+def test_a_stream_that_is_sent_again_is_whole(url: str) -> None:
+    """As after a challenge: from where it was, not from where it has been read to."""
+    body = io.BytesIO(b"12345")
+    body.seek(2)
+    request = HttpRequest("POST", f"{url}/echo", content=body)
+    with transport({}, local=True) as ours:
+        assert [ours.send(request).content for _ in range(2)] == [b"345"] * 2
+
+
+def test_each_host_has_its_own_connections(url: str, sends: Any) -> None:
+    """The same path, another server."""
+    with served() as other:
+        for _ in range(2):
+            SEEN.clear()
+            hosts = [url.removeprefix("http://"), f"127.0.0.1:{other.server_port}", f"localhost:{other.server_port}"]
+            for host in hosts:
+                assert sends.send(HttpRequest("GET", f"http://{host}/same?a=b")).status_code == 200
+            assert [(path, seen["host"]) for _, path, seen, _ in SEEN] == [("/same?a=b", host) for host in hosts]
+
+
+def test_a_proxy_that_is_asked_for_is_gone_through_for_that_request(
+    url: str, sends: Any, listen: Any, reply: Any
+) -> None:
+    """With the whole address, whoever was asked before; the next request goes without."""
+    SEEN.clear()
+    proxy = listen(lambda _: reply(b"from the proxy"))
+    address = f"{url}/a%20b?c=d"
+    said = []
+    for proxies in (None, {"http": proxy.url}, {"http": proxy.url}, None):
+        answer = sends.send(HttpRequest("GET", address), proxies=proxies)
+        said.append(answer.content)
+    assert said == [b"yes", b"from the proxy", b"from the proxy", b"yes"]
+    assert [path for _, path, _, _ in SEEN] == ["/a%20b?c=d"] * 2
+    assert (
+        sends.send(HttpRequest("GET", "http://no-such-host.invalid/"), proxies={"http": proxy.url}).content == said[1]
+    )
+
+
+def test_a_transport_that_is_closed_lets_its_connections_go(sends: Any) -> None:
+    """And says so when it is asked to send."""
+    with served() as server:
+        request = HttpRequest("GET", f"http://127.0.0.1:{server.server_port}/")
+        sends.send(request)
+        session = sends.session
+        sends.close()
+        gc.collect()
+        assert server.closed.acquire(timeout=10)
+        del session
+        with pytest.raises(ValueError, match="already been closed"):
+            sends.send(request)
 
 
 @pytest.mark.parametrize(

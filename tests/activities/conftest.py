@@ -45,7 +45,7 @@ from local.products.simulator import Simulator
 from local.products.synthetic import Inventory, SyntheticStream
 from local.sentinel.answers import DEFAULT_DCR
 from local.sentinel.process import LoopbackCredential, Server
-from sentinel.ingestion import Answer, Budget, Door, LogsIngestionSink, Sink
+from sentinel.ingestion import Answer, Budget, Door, LogsIngestionSink, Sink, policies
 from sentinel.packing import BODY_LIMIT_BYTES
 from sentinel.tables import TABLES
 from sources.reader import Patience, Reader
@@ -279,8 +279,9 @@ def bench(staging: Staging, simulate: Callable[[Simulator], str]) -> Iterator[Ca
 @pytest.fixture
 def ingestion(emulator: Server) -> Iterator[Sink]:
     """The emulator behind the SDK's client."""
+    identity = LoopbackCredential()
     client = LogsIngestionClient(
-        emulator.url, LoopbackCredential(), credential_scopes=["https://monitor.azure.com/.default"]
+        emulator.url, identity, policies=policies(identity, "https://monitor.azure.com/.default")
     )
     yield LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False)
     client.close()

@@ -255,14 +255,14 @@ def test_cancelling_between_pages_closes_the_job(bench: Any) -> None:
     cursor = run.export("assets", 0, {"since": None}).cursor
     ticks = iter(range(0, 10_000, 2))
     run.deps = replace(run.deps, clock=lambda: float(next(ticks)))
-    fetch = run.deps.reader("tenable").pool.request
+    fetch = run.deps.reader("tenable").pool.urlopen
 
     def cancelled_by_the_first_chunk(method: str, url: str, **options: Any) -> Any:
         if "/chunks/" in url:
             run.staging.put_json(run.names.cancel, {}, {})
         return fetch(method, url, **options)
 
-    run.deps.reader("tenable").pool.request = cancelled_by_the_first_chunk
+    run.deps.reader("tenable").pool.urlopen = cancelled_by_the_first_chunk
     with pytest.raises(Cancelled):
         run.export("assets", 0, cursor)
     job = cursor["job"]

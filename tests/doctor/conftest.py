@@ -24,7 +24,7 @@ from local.sentinel.answers import DEFAULT_DCR
 from local.sentinel.identity import HEADER
 from local.sentinel.process import Server
 from local.sentinel.resources import WORKSPACE, rule_id
-from sentinel.ingestion import Door, LogsIngestionSink
+from sentinel.ingestion import Door, LogsIngestionSink, policies
 from settings import DestinationSettings
 
 INVENTORY = Inventory(assets=5, findings=5, big_output_share=0.0)
@@ -54,10 +54,9 @@ class Ward:
     @contextmanager
     def doors(self, destination: DestinationSettings) -> Iterator[list[Door]]:
         """As function_app builds them, with the managed identity, which the app does not use for an emulator."""
-        scopes = [f"{destination.audience}/.default"]
-        with LogsIngestionClient(
-            destination.endpoint, self.credential(destination), credential_scopes=scopes
-        ) as client:
+        identity = self.credential(destination)
+        does = policies(identity, f"{destination.audience}/.default")
+        with LogsIngestionClient(destination.endpoint, identity, policies=does) as client:
             sinks = [
                 LogsIngestionSink(client, rule, enforce_https=False, timeout_s=5.0) for rule in destination.rule_ids
             ]

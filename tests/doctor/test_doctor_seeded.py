@@ -211,6 +211,16 @@ def test_a_proxy_that_refuses_is_told(ward: Any, monkeypatch: pytest.MonkeyPatch
     assert "product.reach" not in found
 
 
+def test_an_endpoint_that_leads_elsewhere_is_told(ward: Any, listen: Any, reply: Any) -> None:
+    """Nothing is sent there."""
+    elsewhere = listen(lambda _: reply(status=204))
+    endpoint = listen(lambda _: reply(status=308, headers={"Location": elsewhere.url}))
+    ward.environment["INGESTION_ENDPOINT"] = endpoint.url
+    found = {finding.id: finding.seen for finding in ward.troubles("device42")}
+    assert found["dcr.reach"] == "308: it leads elsewhere, and is not followed"
+    assert elsewhere.asked == []
+
+
 def test_our_clock_is_compared_with_both_services(ward: Any) -> None:
     """With one of them off, it would not be ours."""
     clock_off(ward)

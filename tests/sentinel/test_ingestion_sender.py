@@ -184,7 +184,13 @@ def test_what_does_not_pass_is_tried_again_later(answer: Answer, in_doubt: bool)
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(403, "Monitoring Metrics Publisher"), (404, "immutable id"), (402, "not expected")]
+    ("status", "words"),
+    [
+        (307, "redirects are not followed"),
+        (403, "Monitoring Metrics Publisher"),
+        (404, "immutable id"),
+        (402, "not expected"),
+    ],
 )
 def test_what_no_retry_cures_stops_at_once(status: int, words: str) -> None:
     """One request, Stop with the remedy."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+import urllib3
 
 from contracts import CaasmError, Stop, TryAgain
 from sources.authentication import Basic, Headers, Login
@@ -159,8 +165,6 @@ def test_a_source_that_was_reached_before_is_never_a_wrong_setting(listen: Any, 
 
 def test_no_answer_in_time_is_tried_again(listen: Any, reader_of: Any, reply: Any) -> None:
     """A read timeout is an outage, named as what it is."""
-    import threading
-
     release = threading.Event()
 
     def answer(_: Any) -> Any:
@@ -179,6 +183,91 @@ def test_no_answer_in_time_is_tried_again(listen: Any, reader_of: Any, reply: An
     finally:
         release.set()
     assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("below", ["", "/", "/api/v1", "/api/v1/"])
+@pytest.mark.parametrize("path", ["/records", "/a b/ü/%7e%2f", "/a:b@c;d"])
+@pytest.mark.parametrize("query", [{}, {"page": "0", "q": "a b&c=d?/ü%"}])
+def test_an_address_is_what_urllib3_makes_of_it(
+    below: str, path: str, query: dict[str, str], listen: Any, reader_of: Any, reply: Any
+) -> None:
+    """Whether it takes the address apart or is told what follows the host."""
+    lines: list[str] = []
+    server = listen(lambda asked: lines.append(f"{asked.path} {asked.query} {asked.headers['Host']}") or reply(b"[]"))
+    reader_of(SOURCE, server.url + below, secrets={"api_key": SECRET}).fetch(Request("GET", path, query))
+    with urllib3.PoolManager() as theirs:
+        address = server.url + below.rstrip("/") + path
+        theirs.request("GET", f"{address}?{urlencode(query)}" if query else address)
+    assert lines[0] == lines[1]
+
+
+def test_connections_are_used_again_and_each_host_has_its_own(listen: Any, reader_of: Any) -> None:
+    """One connection for all requests to a host, unless it was closed meanwhile."""
+    with ExitStack() as servers:
+        found = []
+        for _ in range(2):
+            server = servers.enter_context(socket.create_server(("127.0.0.1", 0)))
+            accepted: list[int] = []
+            thread = threading.Thread(target=_serve, args=(server, accepted))
+            thread.start()
+            servers.callback(thread.join, 10)
+            servers.callback(server.shutdown, socket.SHUT_RDWR)
+            found.append((server.getsockname()[1], accepted))
+        readers = [reader_of(SOURCE, f"http://127.0.0.1:{port}", secrets={"api_key": SECRET}) for port, _ in found]
+        for reader in readers[1:]:
+            reader.pool = readers[0].pool
+        for _ in range(3):
+            for (port, _), reader in zip(found, readers, strict=True):
+                assert reader.fetch(REQUEST) == (200, f"[{port}]".encode())
+        readers[0].pool.clear()
+        assert [accepted for _, accepted in found] == [[1], [1]]
+
+
+def _serve(server: socket.socket, accepted: list[int]) -> None:
+    """Answer with the port's number, for as long as the connection stands."""
+    said = f"[{server.getsockname()[1]}]".encode()
+    with suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            accepted.append(1)
+            with connection:
+                while connection.recv(65_536):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
+
+
+def test_a_certificate_that_nobody_vouches_for_is_no_page(certificate: Path, reader_of: Any) -> None:
+    """Nothing is sent to whoever has it: no key, no question."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    told: list[bytes] = []
+
+    def answer() -> None:
+        for _ in range(2):
+            connection, _ = server.accept()
+            with suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                told.append(secured.recv(65_536))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"https://127.0.0.1:{server.getsockname()[1]}"
+        reader = reader_of(SOURCE, address, secrets={"api_key": SECRET}, attempts=2)
+        with pytest.raises(TryAgain, match=r"cannot be reached \(GET /records: the connection broke \(SSLError\)"):
+            reader.fetch(REQUEST)
+        thread.join(10)
+    assert told == []
+
+
+def test_a_proxy_of_the_environment_is_not_asked(
+    against: Any, reply: Any, listen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product is reached as its setting says."""
+    proxy = listen(lambda _: reply(b"[]"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url)
+    reader, server = against(reply(b"[1]"))
+    assert reader.fetch(REQUEST) == (200, b"[1]")
+    assert (len(server.asked), proxy.asked) == (1, [])
 
 
 def test_credentials_that_were_never_right_stop_quickly(against: Any, reply: Any, slept: Any) -> None:
