@@ -29,7 +29,7 @@ SCHEMA: Final = pa.schema([("row", pa.binary()), (RECORD, pa.int32())])
 
 _ASSET: Final = "AssetId"
 
-ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 4 * 1024 * 1024
+ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 2 * 1024 * 1024
 """About as many rows are encoded at once, and so much memory may their frame take: what encoding takes beside it is several times that."""
 
 ROWS_READ_AT_ONCE: Final = 1024
