@@ -1,4 +1,4 @@
-"""Rows to NDJSON: the values of a column become JSON together, and the lines are joined of them, without an object per row.
+"""Rows to NDJSON without an object per row: by the kernel (native/lines.c), or where that cannot, the values of a column become JSON together and the lines are joined of them.
 
 Invariant: a line is one row as a JSON object of the columns that have a value there, in the frame's order, ended by a newline, which stands nowhere else.
 """
