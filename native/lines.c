@@ -41,7 +41,6 @@ typedef struct {
     column_t columns[];
 } lines_t;
 
-
 static inline int there(const uint8_t *valid, int64_t at) { return valid == NULL || bit(valid, at); }
 
 static inline uint8_t *put(uint8_t *out, const char *from, int64_t length) {
@@ -324,7 +323,10 @@ static int kind_of(const char *format) {
 
 /* Fills in a column; 0 when it is of a type that is for the libraries. */
 static int describe(column_t *column, const struct ArrowSchema *schema, const struct ArrowArray *array) {
-    column->kind = kind_of(schema->format);
+    column->kind = schema->dictionary ? -1 : kind_of(schema->format);
+    if (column->kind < 0) {
+        return 0; /* before it is read: a column of another type may have fewer buffers */
+    }
     /* Its own room, so that it is copied by the sixteen bytes. */
     column->label_length = snprintf((char *)column->label, LABEL, ",\"%s\":", schema->name);
     if (column->label_length >= LABEL) {
@@ -345,7 +347,7 @@ static int describe(column_t *column, const struct ArrowSchema *schema, const st
         column->inner = inner->buffers[1];
         column->buffers = (const uint8_t *const *)inner->buffers + 2;
     }
-    return column->kind >= 0;
+    return 1;
 }
 
 KERNEL_API void lines_close(lines_t *lines) {
@@ -380,7 +382,8 @@ KERNEL_API lines_t *lines_open(struct ArrowArrayStream *stream, int32_t first, i
         lines_close(lines);
         return NULL;
     }
-    int of_types = more.release == NULL;
+    /* What the libraries give of a frame begins with its first row, and has no row that is null as a whole. */
+    int of_types = more.release == NULL && lines->frame.offset == 0 && lines->frame.buffers[0] == NULL;
     if (more.release) {
         more.release(&more);
     }

@@ -20,7 +20,10 @@ _SPARE_BYTES: Final = 512 * 1024
 """Room for what is escaped, and for the longest field, were each of its bytes. Where it is too little, the lines are written anew into twice the room."""
 
 _STEP_BYTES: Final = 1024 * 1024
-"""Rooms have so many bytes, or twice as many and so on: the next lines need a little more or less."""
+"""Rooms have a multiple of so many bytes: the next lines need a little more or less."""
+
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+"""A larger room is not kept: it was for a record of many MB, and the next one may be an hour away."""
 
 _rooms: Final[deque[pa.Buffer]] = deque(maxlen=2)
 """Memory that nobody uses, for the next lines: from the system it would come as fresh pages, which cost half as much again as writing them. One is written while another is read."""
@@ -62,7 +65,8 @@ class _Room:
         self.address, self.size = self._memory.address, self._memory.size
 
     def __del__(self) -> None:
-        _rooms.append(self._memory)
+        if self._memory is not None and self._memory.size <= _KEPT_BYTES:
+            _rooms.append(self._memory)
 
     def first(self, size: int) -> pa.Buffer:
         """What is written there."""

@@ -105,16 +105,50 @@ def test_texts_of_every_length_have_room(length: int, filling: str) -> None:
         pl.Series("c", [1, 2], pl.UInt8),
         pl.Series("c", [[1], [2]]),
         pl.Series("c", [{"a": 1}, None]),
+        pl.Series("c", ["a", "b"], pl.Categorical),
+        pl.Series("c", ["a", "b"], pl.Enum(["a", "b"])),
+        pl.Series("c", [[1, 2], [3, 4]], pl.Array(pl.Int32, 2)),
         pl.Series("c", [0, 1], pl.Datetime("ms")),
         pl.Series("c" * 62, ["a", "b"]),
         pl.Series("c", [float("nan"), 1.0]),
         pl.Series("c", [1e300, 1.0]),
         pl.Series("c", [253_402_300_800_000_000, 0]).cast(pl.Datetime("us", "UTC")),
     ],
-    ids=["type", "list of numbers", "object", "milliseconds", "long name", "not a number", "large real", "year 10000"],
+    ids=[
+        "type",
+        "list of numbers",
+        "object",
+        "category",
+        "enum",
+        "array",
+        "milliseconds",
+        "long name",
+        "not a number",
+        "large real",
+        "year 10000",
+    ],
 )
 def test_what_the_kernel_does_not_know_is_left_to_the_libraries(column: pl.Series) -> None:
     """And the lines are there all the same."""
     rows = pl.DataFrame([pl.Series("T", [1, 2]), column])
     assert lines.encode(rows, 1, in_order=True) is None
     assert bytes(encoded(rows).content) == bytes(ndjson._by_libraries(rows, 1).content)
+
+
+def test_memory_is_used_again_when_it_is_not_large() -> None:
+    """What is let go is there for the next lines; what one enormous row took is given back."""
+    rows = pl.DataFrame({"T": [1], "s": ["x"]})
+    lines._rooms.clear()
+    first = lines.encode(rows, 1, in_order=False)
+    assert first is not None
+    address = first[0].address
+    assert not lines._rooms
+    del first
+    assert [room.address for room in lines._rooms] == [address]
+    again = lines.encode(rows, 1, in_order=False)
+    assert again is not None
+    assert again[0].address == address
+    enormous = lines.encode(pl.DataFrame({"T": [1], "s": ["x" * lines._KEPT_BYTES]}), 1, in_order=False)
+    assert enormous is not None
+    del enormous, again
+    assert [room.address for room in lines._rooms] == [address]
