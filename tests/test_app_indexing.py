@@ -30,11 +30,10 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def indexed() -> Any:
-    """The app, imported and indexed in a process of its own, without any setting."""
+def _said(*arguments: str) -> list[str]:
+    """The lines that Python prints there, without any setting."""
     run = subprocess.run(
-        [sys.executable, "-W", "error::SyntaxWarning", "-c", PROBE],
+        [sys.executable, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,7 +42,13 @@ def indexed() -> Any:
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return run.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def indexed() -> Any:
+    """The app, imported and indexed in a process of its own, without any setting."""
+    return json.loads(_said("-W", "error::SyntaxWarning", "-c", PROBE)[-1])
 
 
 def test_bound_names_are_those_of_contracts(indexed: Any) -> None:
@@ -62,17 +67,7 @@ for name, function in load(Path('.')).durable['activity'].items():
     answer = function.call(**{function.trigger.name: {}})
     print(name, sorted({'stop', 'again'} & answer.keys()))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", called],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=60,
-    )
-    assert run.returncode == 0, run.stderr
-    told = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    told = dict(line.split(" ", 1) for line in _said("-c", called))
     assert told.keys() == set(contracts.ACTIVITIES)
     assert set(told.values()) <= {"['stop']", "['again']"}
 

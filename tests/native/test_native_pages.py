@@ -31,6 +31,7 @@ from sources.reader import Page
 pytestmark = pytest.mark.skipif(native.kernel() is None, reason=f"the kernel is {native.loaded()[1]}")
 
 DATA = Path(__file__).parents[3] / "shared/data"
+Breaking = Callable[[bytes, random.Random], bytes]
 KINDS = {
     "cycognito/assets_domain": None,
     "cycognito/assets_webapp": None,
@@ -115,33 +116,12 @@ def test_no_beginning_of_a_page_is_a_page(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_broken_pages_are_split_alike_or_refused(name: str) -> None:
+def test_broken_pages_are_split_alike_or_refused(broken: Breaking, name: str) -> None:
     """Bytes gone, changed or moved."""
     chance = random.Random(name)
     body = _simulated(name, 4)
     for _ in range(300):
-        _agree(_broken(body, chance), KINDS[name], "total_count")
-
-
-def _broken(body: bytes, chance: random.Random) -> bytes:
-    broken = bytearray(body)
-    for _ in range(chance.randint(1, 3)):
-        at = chance.randrange(len(broken) + 1)
-        until = min(len(broken), at + chance.randint(0, 6))
-        match chance.randrange(5):
-            case 0:
-                del broken[at:until]
-            case 1:
-                some = b'{}[]",:\\0123456789.eE+-tfnul \n\t\0\x1f\x7f\xff\xc3\xa9'
-                broken[at:at] = bytes(chance.choices(some, k=chance.randint(1, 4)))
-            case 2:
-                del broken[at:]
-            case 3 if at < len(broken):
-                broken[at] ^= 1 << chance.randrange(8)
-            case _:
-                other = chance.randrange(len(broken) + 1)
-                broken[at:until] = broken[other : other + chance.randint(0, 9)]
-    return bytes(broken)
+        _agree(broken(body, chance), KINDS[name], "total_count")
 
 
 # ------------------------------------------------------------------------------------------------ anything
@@ -193,11 +173,11 @@ def test_generated_pages_are_split_alike_or_refused(page: tuple[bytes, str | Non
 @FUZZ
 @given(_pages(), st.randoms(use_true_random=False))
 def test_broken_generated_pages_are_split_alike_or_refused(
-    page: tuple[bytes, str | None, str | None], chance: random.Random
+    broken: Breaking, page: tuple[bytes, str | None, str | None], chance: random.Random
 ) -> None:
     """The same with bytes gone, changed or moved."""
     body, *keys = page
-    _agree(_broken(body, chance), *keys)
+    _agree(broken(body, chance), *keys)
 
 
 @FUZZ
