@@ -51,8 +51,8 @@ class Destination:
 class Deps:
     """Everything that activities depend on. `reader` raises Stop when the source's settings are missing.
 
-    `desks`: whoever transforms a segment holds one. Such work takes ten times a row group's bytes and uses no core better for being done more often at once than
-    there are cores; fetching, cutting, waiting and sending need none.
+    `desks`: whoever transforms a segment, or cuts and compresses a pack, holds one. Such work takes a core and several times a row group's bytes, and done more often
+    at once than there are cores it only takes longer (docs/adr/0024-one-desk.md); fetching, waiting and sending need none.
     `without_relations`: sources whose relations nobody wants.
     """
 

@@ -97,7 +97,8 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     done = deps.staging.summary(names.receipts(*where))
     if done:
         return UploadResult.from_wire(done)
-    pack = _frozen(request, deps) if frozen_last is not None else _freeze(request, deps)
+    with deps.desks:
+        pack = _frozen(request, deps) if frozen_last is not None else _freeze(request, deps)
     table = source_of(run.source).tables[request.stream]
     outcomes = {d.name: _deliver(request, deps, d, table, pack) for d in deps.destinations}
     result = _result(pack, outcomes)

@@ -16,6 +16,7 @@ import pytest
 from activities.deps import Destination
 from contracts import Cancelled, JsonDict, Stop, TryAgain
 from local.products.synthetic import Inventory, SyntheticStream
+from sentinel import packing
 from sentinel.ingestion import Answer, Budget, Door
 from sentinel.ndjson import encode
 from staging import Staging
@@ -394,6 +395,25 @@ def test_two_uploads_at_once_lose_nothing_and_count_what_both_sent(staged: Any) 
     assert max(result.possibly_repeated for result in results) >= twice
     summary = run.staging.summary(run.names.receipts("devices", 0, 0, 2))
     assert summary["accepted"] == 60
+
+
+def test_a_pack_is_cut_at_a_desk_and_sent_without_one(staged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is transformed while a pack is cut and compressed; what is on its way keeps nobody from working."""
+    run = staged()
+    free: dict[str, set[bool]] = {"cutting": set(), "sending": set()}
+
+    def look(what: str) -> None:
+        got = run.deps.desks.acquire(blocking=False)
+        if got:
+            run.deps.desks.release()
+        free[what].add(got)
+
+    compress = packing.compress
+    monkeypatch.setattr(packing, "compress", lambda content: (look("cutting"), compress(content))[1])
+    run.deps = replace(run.deps, sending=Budget(in_flight=1, attempts=2, first_wait_s=0.001, longest_wait_s=0.01))
+    run.sink.refuse = lambda _: look("sending")
+    assert run.upload("devices", 0, 2).accepted == 60
+    assert free == {"cutting": {False}, "sending": {True}}
 
 
 def test_cancelling_between_requests_keeps_the_receipts(staged: Any) -> None:
