@@ -2,7 +2,7 @@
 
 `offset` is the number of a page, not of a record (recorded traffic), a page is a bare array, and the end is an empty page. The key goes into
 Authorization without a scheme. The vendor documents no rate limit, so a stream is one lane and the streams run side by side. Nothing says how many
-records there are, so pages overlap.
+records there are, so pages overlap. A page has at most 1,000 records (the vendor's API V1 reference, `count`; the recorded traffic asked for 500).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sources.authentication import Headers
 from sources.model import Derived, Source, Stream
 from sources.overlapping import Overlapping
 
-PAGE_SIZE = 500
+PAGE_SIZE = 1000
 
 
 def _pages(path: str) -> Overlapping:

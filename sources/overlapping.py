@@ -57,6 +57,22 @@ def _key(record: msgspec.Raw, name: str) -> str:
     return hashlib.blake2b(identity, digest_size=6).hexdigest()
 
 
+@lru_cache(maxsize=64)
+def _overlapping(at: int, most: int, numbered: bool) -> _Window | None:
+    """The window that begins at most a few records before the place and reaches furthest behind it; None when pages are too small."""
+    overlap = min(OVERLAP, max(1, (most - 1) // 2), at)
+    if overlap >= most:
+        return None
+    if not numbered:
+        return _Window(at - overlap, most)
+    # Sizes near the largest lose least; smaller ones are for the first pages and for small pages.
+    for low in (max(overlap + 1, most - most // 8), overlap + 1):
+        end, count = max(((at - overlap) // count * count + count, count) for count in range(low, most + 1))
+        if end > at:
+            return _Window(end - count, count)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Overlapping:
     """Offset and limit, or with `numbered` page number and size; `key` is the field that identifies a record and never changes.
@@ -211,19 +227,7 @@ class Overlapping:
         return _Window(max(0, window.first - window.size), window.size)
 
     def _overlapping(self, cursor: JsonDict) -> _Window | None:
-        """The window that begins at most a few records before the place and reaches furthest behind it; None when pages are too small."""
-        at, most = cursor["at"], cursor.get("most", self.size)
-        overlap = min(OVERLAP, max(1, (most - 1) // 2), at)
-        if overlap >= most:
-            return None
-        if not self.numbered:
-            return _Window(at - overlap, most)
-        # Sizes near the largest lose least; smaller ones are for the first pages and for small pages.
-        for low in (max(overlap + 1, most - most // 8), overlap + 1):
-            end, count = max(((at - overlap) // count * count + count, count) for count in range(low, most + 1))
-            if end > at:
-                return _Window(end - count, count)
-        return None
+        return _overlapping(cursor["at"], cursor.get("most", self.size), self.numbered)
 
     # -------------------------------------------------------------------------------------------- anchors
 
