@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from local.products.synthetic import Inventory
+from sources.cycognito import PAGE_SIZE
 
 ASSETS, FINDINGS, SEED = 3000, 2000, 5
 
@@ -39,14 +40,14 @@ def runs(stack: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("kind", ["html-200", "not-json"])
 def test_a_page_that_is_no_json_is_set_aside_and_the_rest_loaded(runs: Any, kind: str) -> None:
     """The run is incomplete, names the page and the reason, and has everything else."""
-    runs.faults("products", {"break_page": [{"path": "/v1/issues", "page": 2, "kind": kind}]})
+    runs.faults("products", {"break_page": [{"path": "/v1/issues", "page": 1, "kind": kind}]})
     outcome = runs.load("cycognito")
     assert outcome.status == "incomplete"
     ledger = outcome.streams["issues"]
     assert ledger["failed_pages"] == 1
     # A page overlaps the one before by some records.
-    assert FINDINGS - 500 <= ledger["accepted"] < FINDINGS - 480
-    assert any(reason.startswith("page 2: the page is not the JSON it should be") for reason in ledger["reasons"])
+    assert FINDINGS - PAGE_SIZE <= ledger["accepted"] < FINDINGS - PAGE_SIZE + 20
+    assert any(reason.startswith("page 1: the page is not the JSON it should be") for reason in ledger["reasons"])
     assert any("issues: 1 pages could not be read" in reason for reason in outcome.reasons)
     assert len(runs.ids(outcome.run_id, "CAASM_Assets_CL")) == ASSETS
 
@@ -54,7 +55,7 @@ def test_a_page_that_is_no_json_is_set_aside_and_the_rest_loaded(runs: Any, kind
 def test_records_that_cannot_be_rows_are_rejected_with_their_reasons(runs: Any) -> None:
     """No key, no object: counted by reason, kept aside, everything else arrives and the run is complete."""
     garbage = [5, None, "text", {"no": "key"}, [1]]
-    runs.faults("products", {"records": [{"path": "/v1/assets/domain", "page": 1, "insert": garbage}]})
+    runs.faults("products", {"records": [{"path": "/v1/assets/domain", "page": 0, "insert": garbage}]})
     outcome = runs.load("cycognito")
     ledger = outcome.streams["domains"]
     assert (outcome.status, ledger["rejected"], ledger["exported"]) == ("complete", 5, ledger["flattened"] + 5)
