@@ -3,7 +3,8 @@
 Invariant: each page begins before the end of the one before, and only what stands behind the last records known (the anchors) is taken. The server
 cuts a page at one moment, so whatever stood behind an anchor then is still behind it now: as long as records keep their order among each other, none is
 skipped, however many come and go. An anchor that stands elsewhere shows that the inventory moved; one that is not found again in the page
-before either is a lost place, and the lane says at its end that records may be missing (docs/adr/0010).
+before either is a lost place, and the lane says at its end that records may be missing (docs/adr/0010). A record without a key is no anchor; how many stand behind the
+last one (`tail`) is known.
 
 A page number only counts pages of the size that is asked for, so an overlap takes another size: page 1 of 497 overlaps page 0 of 500 by three. There is such a size
 for every place when pages have 16 records or more.
@@ -15,6 +16,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -58,16 +60,17 @@ def _key(record: msgspec.Raw, name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _overlapping(at: int, most: int, numbered: bool) -> _Window | None:
-    """The window that begins at most a few records before the place and reaches furthest behind it; None when pages are too small."""
-    overlap = min(OVERLAP, max(1, (most - 1) // 2), at)
-    if overlap >= most:
+def _overlapping(at: int, tail: int, most: int, numbered: bool) -> _Window | None:
+    """The window that begins at most a few records before the last anchor, which is before `tail` others, and reaches furthest behind the place; None when pages are too small."""
+    known = at - tail
+    overlap = min(OVERLAP, max(1, (most - 1) // 2), known)
+    if overlap + tail >= most:
         return None
     if not numbered:
-        return _Window(at - overlap, most)
+        return _Window(known - overlap, most)
     # Sizes near the largest lose least; smaller ones are for the first pages and for small pages.
-    for low in (max(overlap + 1, most - most // 8), overlap + 1):
-        end, count = max(((at - overlap) // count * count + count, count) for count in range(low, most + 1))
+    for low in (max(overlap + tail + 1, most - most // 8), overlap + tail + 1):
+        end, count = max(((known - overlap) // count * count + count, count) for count in range(low, most + 1))
         if end > at:
             return _Window(end - count, count)
     return None
@@ -152,7 +155,8 @@ class Overlapping:
         window = self._window(cursor)
         bare = not cursor.get("anchors") or self._is_bare(cursor)
         found = self._find(cursor, window, records)
-        in_place = found == (cursor["at"] - 1 - window.first, True)
+        tail = cursor.get("tail", 0)
+        in_place = found == (cursor["at"] - 1 - tail - window.first, True)
         # At the end two windows may hold the same few records, each where it should be.
         digest = cursor.get("last", "") if in_place else same_again(cursor, body, records)
         now = {**cursor, "last": digest, "total": total}
@@ -170,14 +174,15 @@ class Overlapping:
                 return Parsed((), {**now, **lost}, total)
             return Parsed((), {**now, "back": True, "total": cursor.get("total")}, total)
         place, exact = found
-        shift = window.first + place - (cursor["at"] - 1)
+        shift = window.first + place - (cursor["at"] - 1 - tail)
         if not in_place:
             now["moved"] = cursor.get("moved", 0) + 1
             before = cursor.get("total")
             if exact and total is not None and before is not None and shift != total - before:
                 # Nothing has come or gone that explains it: records have changed places.
                 now["lost"] = cursor.get("lost", 0) + 1
-        return self._taken(now, window, records, place + 1, total)
+        known = sum(1 for _ in takewhile(lambda record: not _key(record, self.key), records[place + 1 :][:tail]))
+        return self._taken(now, window, records, place + 1 + known, total)
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
         """Behind the page, with no anchors: the ledger names the page, and the run is not complete."""
@@ -227,7 +232,7 @@ class Overlapping:
         return _Window(max(0, window.first - window.size), window.size)
 
     def _overlapping(self, cursor: JsonDict) -> _Window | None:
-        return _overlapping(cursor["at"], cursor.get("most", self.size), self.numbered)
+        return _overlapping(cursor["at"], cursor.get("tail", 0), cursor.get("most", self.size), self.numbered)
 
     # -------------------------------------------------------------------------------------------- anchors
 
@@ -236,7 +241,7 @@ class Overlapping:
         anchors: list[str] = cursor.get("anchors", [])
         if not anchors:
             return None
-        expected = cursor["at"] - 1 - window.first
+        expected = cursor["at"] - 1 - cursor.get("tail", 0) - window.first
         if 0 <= expected < len(records) and _key(records[expected], self.key) == anchors[-1]:
             return expected, True
         keys = {_key(record, self.key): place for place, record in enumerate(records)}
@@ -258,14 +263,30 @@ class Overlapping:
         taken, met = self._up_to_the_next_lane(now, window, records[first:])
         if met == "ended":
             return Parsed(taken, {**following, "ended": True}, total)
+        following["tail"] = 0
         if taken:
-            # What has no key is no anchor: it may be anywhere.
-            keys = [key for record in taken[-2 * ANCHORS :] if (key := _key(record, self.key))]
+            keys, tail = self._last(taken)
             following |= {"anchors": [*now.get("anchors", []), *keys][-ANCHORS:], "at": behind_page}
+            following["tail"] = tail if keys else now.get("tail", 0) + tail
         else:
+            following["tail"] = min(now.get("tail", 0), self._last(records)[1])
             # A page that is full of what is known goes on; one that is not was the last: what is behind it must be empty.
             following |= {"at": behind_page, "confirm": len(records) < window.size}
         return Parsed(taken, {**following, **({"met": True} if met else {})}, total)
+
+    def _last(self, records: Sequence[msgspec.Raw]) -> tuple[list[str], int]:
+        """The keys of the last records that have one, and how many stand behind these: what has no key is no anchor, it may be anywhere."""
+        keys: list[str] = []
+        tail = 0
+        for record in reversed(records):
+            key = _key(record, self.key)
+            if key:
+                keys.insert(0, key)
+            elif not keys:
+                tail += 1
+            if len(keys) == ANCHORS:
+                break
+        return keys, tail
 
     def _up_to_the_next_lane(
         self, now: JsonDict, window: _Window, taken: Sequence[msgspec.Raw]

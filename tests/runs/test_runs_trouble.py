@@ -52,10 +52,11 @@ def test_a_page_that_is_no_json_is_set_aside_and_the_rest_loaded(runs: Any, kind
     assert len(runs.ids(outcome.run_id, "CAASM_Assets_CL")) == ASSETS
 
 
-def test_records_that_cannot_be_rows_are_rejected_with_their_reasons(runs: Any) -> None:
-    """No key, no object: counted by reason, kept aside, everything else arrives and the run is complete."""
+@pytest.mark.parametrize("page", [0, 1], ids=["first", "last"])
+def test_records_that_cannot_be_rows_are_rejected_with_their_reasons(runs: Any, page: int) -> None:
+    """No key, no object: counted by reason once, kept aside, everything else arrives and the run is complete."""
     garbage = [5, None, "text", {"no": "key"}, [1]]
-    runs.faults("products", {"records": [{"path": "/v1/assets/domain", "page": 0, "insert": garbage}]})
+    runs.faults("products", {"records": [{"path": "/v1/assets/domain", "page": page, "insert": garbage}]})
     outcome = runs.load("cycognito")
     ledger = outcome.streams["domains"]
     assert (outcome.status, ledger["rejected"], ledger["exported"]) == ("complete", 5, ledger["flattened"] + 5)

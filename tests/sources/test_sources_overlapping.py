@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts import JsonDict
@@ -82,7 +82,8 @@ def walk(reader: Server, stream: Stream, lanes: int = 1, turn: int = 3) -> Walke
                 found.moved += item.cursor.get("moved", 0)
                 break
             assert isinstance(item, Page)
-            found.ids += [json.loads(bytes(record))["id"] for record in item.records]
+            values = [json.loads(bytes(record)) for record in item.records]
+            found.ids += [value["id"] if "id" in value else value["nameless"] for value in values]
             found.problems += [item.problem] if item.problem else []
             if pages >= turn:
                 waiting.append(item.cursor)
@@ -108,6 +109,34 @@ def test_a_still_inventory_comes_once(
     reader, stream = server(replace(paging, size=size), records(0, total), cap=cap)
     found = walk(reader, stream, lanes, data.draw(st.integers(1, 5)))
     assert sorted(found.ids) == list(range(total))
+    assert (found.problems, found.moved) == ([], 0)
+
+
+@kinds
+@given(
+    total=st.integers(0, 200),
+    size=st.integers(40, 80),
+    runs=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 3)), max_size=4),
+    lanes=st.integers(1, 3),
+)
+@example(total=50, size=40, runs=[(1.0, 3), (1.0, 3)], lanes=1)
+@example(total=40, size=40, runs=[(1.0, 1)], lanes=1)
+@example(total=0, size=40, runs=[(1.0, 3)], lanes=1)
+@settings(max_examples=400, deadline=None)
+def test_a_few_records_without_a_key_come_once_wherever_they_stand(
+    paging: Overlapping, total: int, size: int, runs: list[tuple[float, int]], lanes: int
+) -> None:
+    """Also as the last of all: what stands behind the last key that is known is known."""
+    from dataclasses import replace
+
+    items = records(0, total)
+    numbers = iter(range(1000, 2000))
+    for where, count in runs:
+        at = round(where * len(items))
+        items[at:at] = [{"nameless": next(numbers)} for _ in range(count)]
+    reader, stream = server(replace(paging, size=size), items)
+    found = walk(reader, stream, lanes)
+    assert sorted(found.ids) == sorted(item.get("id", item.get("nameless")) for item in items)
     assert (found.problems, found.moved) == ([], 0)
 
 
