@@ -66,7 +66,8 @@ def counted_records_of(body: bytes, key: str | None, total_key: str | None) -> t
         page = _envelope(key, total_key).decode(body)
         if page.records is msgspec.UNSET:
             raise UnreadablePageError(f"the page has no {key!r}: {_describe(body)}", body)
-        return page.records, _integer(page.total)
+        # Without a name for it, an envelope's own "total" is none.
+        return page.records, _integer(page.total) if total_key else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadablePageError(
             f"the page is not the JSON it should be ({error}): {_describe(body)}", body
@@ -78,7 +79,7 @@ def _integer(raw: msgspec.Raw | bytes) -> int | None:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError:
         return None
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def page_of(

@@ -194,6 +194,16 @@ def test_any_bytes_are_split_alike_or_refused(body: bytes) -> None:
     _agree(b'{"total":' + body + b',"records":[]}', "records", "total")
 
 
+@pytest.mark.parametrize("total", ["false", "true", "7", "null"])
+def test_a_total_that_nobody_named_is_none(total: str) -> None:
+    """By the kernel and without it; and a truth is no number."""
+    body = f'{{"records":[],"total":{total}}}'.encode()
+    _agree(body, "records", None)
+    assert counted_records_of(body, "records", None)[1] is None
+    _agree(body, "records", "total")
+    assert counted_records_of(body, "records", "total")[1] == (7 if total == "7" else None)
+
+
 @pytest.mark.parametrize(
     ("body", "key"),
     [
