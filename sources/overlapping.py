@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -60,8 +59,8 @@ def _key(record: msgspec.Raw, name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _overlapping(at: int, tail: int, most: int, numbered: bool) -> _Window | None:
-    """The window that begins at most a few records before the last anchor, which is before `tail` others, and reaches furthest behind the place; None when pages are too small."""
+def _reaching_furthest(at: int, tail: int, most: int, numbered: bool) -> _Window | None:
+    """The window that begins a few records before the last anchor, behind which `tail` others are known, and reaches furthest behind the place; None when pages are too small."""
     known = at - tail
     overlap = min(OVERLAP, max(1, (most - 1) // 2), known)
     if overlap + tail >= most:
@@ -181,8 +180,10 @@ class Overlapping:
             if exact and total is not None and before is not None and shift != total - before:
                 # Nothing has come or gone that explains it: records have changed places.
                 now["lost"] = cursor.get("lost", 0) + 1
-        known = sum(1 for _ in takewhile(lambda record: not _key(record, self.key), records[place + 1 :][:tail]))
-        return self._taken(now, window, records, place + 1 + known, total)
+        first = place + 1
+        while first <= place + tail and first < len(records) and not _key(records[first], self.key):
+            first += 1
+        return self._taken(now, window, records, first, total)
 
     def skip(self, cursor: JsonDict, fetch: Fetch) -> JsonDict | None:  # noqa: ARG002 - the protocol's
         """Behind the page, with no anchors: the ledger names the page, and the run is not complete."""
@@ -232,7 +233,7 @@ class Overlapping:
         return _Window(max(0, window.first - window.size), window.size)
 
     def _overlapping(self, cursor: JsonDict) -> _Window | None:
-        return _overlapping(cursor["at"], cursor.get("tail", 0), cursor.get("most", self.size), self.numbered)
+        return _reaching_furthest(cursor["at"], cursor.get("tail", 0), cursor.get("most", self.size), self.numbered)
 
     # -------------------------------------------------------------------------------------------- anchors
 
@@ -263,15 +264,15 @@ class Overlapping:
         taken, met = self._up_to_the_next_lane(now, window, records[first:])
         if met == "ended":
             return Parsed(taken, {**following, "ended": True}, total)
-        following["tail"] = 0
         if taken:
             keys, tail = self._last(taken)
+            tail += 0 if keys else now.get("tail", 0)
             following |= {"anchors": [*now.get("anchors", []), *keys][-ANCHORS:], "at": behind_page}
-            following["tail"] = tail if keys else now.get("tail", 0) + tail
         else:
-            following["tail"] = min(now.get("tail", 0), self._last(records)[1])
+            tail = min(now.get("tail", 0), self._last(records)[1])
             # A page that is full of what is known goes on; one that is not was the last: what is behind it must be empty.
             following |= {"at": behind_page, "confirm": len(records) < window.size}
+        following["tail"] = max(0, tail - max(0, len(records) - window.size))
         return Parsed(taken, {**following, **({"met": True} if met else {})}, total)
 
     def _last(self, records: Sequence[msgspec.Raw]) -> tuple[list[str], int]:

@@ -60,6 +60,7 @@ def test_records_that_cannot_be_rows_are_rejected_with_their_reasons(runs: Any, 
     outcome = runs.load("cycognito")
     ledger = outcome.streams["domains"]
     assert (outcome.status, ledger["rejected"], ledger["exported"]) == ("complete", 5, ledger["flattened"] + 5)
+    assert not any("moved" in note for note in outcome.manifest["notes"]), "what cannot be a row moves nothing"
     assert ledger["reasons"] == {
         "not a JSON object but a number": 1,
         "not a JSON object but null": 1,

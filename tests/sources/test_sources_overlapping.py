@@ -140,6 +140,24 @@ def test_a_few_records_without_a_key_come_once_wherever_they_stand(
     assert (found.problems, found.moved) == ([], 0)
 
 
+@kinds
+def test_records_beyond_the_size_that_was_asked_for_move_nothing(paging: Overlapping) -> None:
+    """Garbage behind a full page is taken, and the next page finds its place all the same."""
+    reader, stream = server(paging, records(0, 40))
+    extra = [{"nameless": 1000 + n} for n in range(5)]
+
+    def with_garbage(request: Request, *, first_contact: bool = False) -> tuple[int, bytes]:
+        status, body = Server.fetch(reader, request, first_contact=first_contact)
+        value = json.loads(body)
+        if {"offset": "0", "page": "0"}.items() & request.query.items():
+            (value["items"] if isinstance(value, dict) else value).extend(extra)
+        return status, json.dumps(value).encode()
+
+    found = walk(_Fixed(reader, with_garbage), stream)
+    assert sorted(found.ids) == [*range(40), *range(1000, 1005)]
+    assert (found.problems, found.moved) == ([], 0)
+
+
 moves = st.lists(st.tuples(st.booleans(), st.floats(0, 1), st.integers(1, 4)), max_size=3)
 
 
