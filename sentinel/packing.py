@@ -67,6 +67,8 @@ _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK: Final = b"\x01\x01\x00\xfe\xff]"
 """A deflate block that is the last one, stored: one byte, its complement's length, and the bracket that ends the array."""
 
+_COMMA: Final = ord(",")
+
 _FRAME_BYTES: Final = len(_GZIP_HEADER) + len(_LAST_BLOCK) + 8
 
 
@@ -131,7 +133,10 @@ Wires = dict[int, tuple[int, bytes]]
 
 @dataclass(slots=True)
 class Press:
-    """Cuts NDJSON as it comes (see `cut`): of a chunk it keeps the gzipped body and the digest, of the NDJSON only what is not cut yet."""
+    """Cuts NDJSON as it comes: of a chunk it keeps the gzipped body and the digest.
+
+    For bodies whose own length stays within `limit` (see `cut`). The rows are copied once, to where they stand in the body, in memory that is the same for all bodies.
+    """
 
     limit: int = BODY_LIMIT_BYTES
     taken: int = field(default=0, init=False)
@@ -139,16 +144,85 @@ class Press:
     oversize: list[Chunk] = field(default_factory=list, init=False)
     digests: dict[Range, str] = field(default_factory=dict, init=False)
     wires: Wires = field(default_factory=dict, init=False)
+    _room: bytearray = field(default_factory=bytearray, init=False)
+    _filled: int = field(default=1, init=False)
+    """Bytes of the body so far, its bracket included; a newline stands where a comma will."""
+    _newlines: list[int] = field(default_factory=list, init=False)
+    """Where in the body."""
+
+    def add(self, piece: bytes | bytearray | memoryview, ends: Sequence[int] | None = None) -> None:
+        """More of the NDJSON, whole rows; `ends`: where in it the newlines are, for whoever knows: to look for them costs as much as a third of the compression."""
+        found = [match.start() for match in re.finditer(b"\n", piece)] if ends is None else ends
+        self._add(memoryview(piece), found)
+
+    def _add(self, piece: memoryview, ends: Sequence[int]) -> None:
+        row = start = 0
+        while row < len(ends):
+            # The newline of the last row becomes the bracket.
+            behind = bisect_right(ends, start + self.limit - self._filled - 1, row)
+            if behind > row:
+                self._fill(piece[start : ends[behind - 1] + 1], [end - start for end in ends[row:behind]])
+            elif self._newlines:
+                self._take()
+                continue
+            else:
+                behind = row + 1
+                self._set_aside(piece[start : ends[row]])
+            row, start = behind, ends[behind - 1] + 1
+
+    def finish(self) -> None:
+        """There is no more."""
+        if self._newlines:
+            self._take()
+
+    @property
+    def identity(self) -> list[str]:
+        """The digests of the chunks, then of the rows that were set aside."""
+        return [self.digests[chunk.start, chunk.end] for chunk in (*self.chunks, *self.oversize)]
+
+    def _fill(self, rows: memoryview, newlines: Iterable[int]) -> None:
+        """Rows that fit into the body."""
+        if not self._room:
+            self._room = bytearray(self.limit)
+        self._room[self._filled : self._filled + len(rows)] = rows
+        self._newlines += map(self._filled.__add__, newlines)
+        self._filled += len(rows)
+        self.taken += len(rows)
+
+    def _take(self) -> None:
+        """The body is as full as it gets."""
+        chunk = Chunk(self.taken - self._filled + 1, self.taken - 1, len(self._newlines))
+        room, last = self._room, self._newlines.pop()
+        self._enter(self.chunks, chunk, memoryview(room)[1:last])
+        for at in self._newlines:
+            room[at] = _COMMA
+        room[0], room[last] = b"[]"
+        self.wires[chunk.start] = (chunk.end, compress(memoryview(room)[: self._filled]))
+        self._filled = 1
+        self._newlines.clear()
+
+    def _set_aside(self, row: memoryview) -> None:
+        """A row that fits into no body."""
+        self._enter(self.oversize, Chunk(self.taken, self.taken + len(row), 1), row)
+        self.taken += len(row) + 1
+
+    def _enter(self, among: list[Chunk], chunk: Chunk, rows: memoryview) -> None:
+        among.append(chunk)
+        self.digests[chunk.start, chunk.end] = digest(rows)
+
+
+@dataclass(slots=True)
+class _GatheringPress(Press):
+    """Holds the NDJSON until it is cut: for bodies that are longer than `limit`, or whose length is not known before."""
+
     _rest: bytearray = field(default_factory=bytearray, init=False)
     _ends: list[int] = field(default_factory=list, init=False)
     """Where the newlines of the rest are, in all of the NDJSON."""
     _at: int = field(default=0, init=False)
     """Where the rest begins."""
 
-    def add(self, piece: bytes | bytearray | memoryview, ends: Iterable[int] | None = None) -> None:
-        """More of the NDJSON; `ends`: where in it the newlines are, for whoever knows: to look for them costs as much as a third of the compression."""
-        found = (match.start() for match in re.finditer(b"\n", piece)) if ends is None else ends
-        self._ends += map(self.taken.__add__, found)
+    def _add(self, piece: memoryview, ends: Sequence[int]) -> None:
+        self._ends += map(self.taken.__add__, ends)
         self._rest += piece
         self.taken += len(piece)
         self._cut(last=False)
@@ -157,39 +231,12 @@ class Press:
         """There is no more."""
         self._cut(last=True)
 
-    @property
-    def identity(self) -> list[str]:
-        """The digests of the chunks, then of the rows that were set aside."""
-        return [self.digests[chunk.start, chunk.end] for chunk in (*self.chunks, *self.oversize)]
-
     def _cut(self, *, last: bool) -> None:
-        ends, row, start = self._ends, 0, self._at
-        while row < len(ends) and (last or self.taken - start >= self.limit):
-            # A newline at offset p ends a row; the body up to it has p - start + 2 bytes.
-            behind = bisect_right(ends, start + self.limit - 2, row)
-            if behind > row:
-                self._take(Chunk(start, ends[behind - 1], behind - row))
-            else:
-                behind = row + 1
-                self._set_aside(Chunk(start, ends[row], 1))
-            row, start = behind, ends[behind - 1] + 1
-        self._drop(row, start)
+        raise NotImplementedError
 
-    def _take(self, chunk: Chunk) -> None:
-        """A chunk that is whole."""
-        self._enter(self.chunks, chunk)
-        here = Chunk(chunk.start - self._at, chunk.end - self._at, chunk.rows)
-        self.wires[chunk.start] = (chunk.end, wire(self._rest, here))
-
-    def _set_aside(self, chunk: Chunk) -> None:
-        """A row that fits into no body."""
-        self._enter(self.oversize, chunk)
-
-    def _enter(self, among: list[Chunk], chunk: Chunk) -> None:
-        among.append(chunk)
-        # Released here: whoever still held a view (a debugger does) would keep what is cut from being dropped.
-        with memoryview(self._rest) as rest, rest[chunk.start - self._at : chunk.end - self._at] as rows:
-            self.digests[chunk.start, chunk.end] = digest(rows)
+    def _here(self, chunk: Chunk) -> memoryview:
+        """The rows of a chunk; released by who asks: whoever still held it (a debugger does) would keep what is cut from being dropped."""
+        return memoryview(self._rest)[chunk.start - self._at : chunk.end - self._at]
 
     def _drop(self, rows: int, until: int) -> None:
         """Let go of so many rows, which end there."""
@@ -199,7 +246,7 @@ class Press:
 
 
 @dataclass(slots=True)
-class StandingPress(Press):
+class StandingPress(_GatheringPress):
     """Cuts where it was cut before: a gzip's length depends on the compressor, so what was cut once is never cut again."""
 
     standing: Sequence[Chunk] = ()
@@ -214,13 +261,17 @@ class StandingPress(Press):
         until = self._at
         while self._parts and self._parts[-1][0].end < self.taken:
             part, aside = self._parts.pop()
-            (self._set_aside if aside else self._take)(part)
+            with self._here(part) as rows:
+                self._enter(self.oversize if aside else self.chunks, part, rows)
+            if not aside:
+                here = Chunk(part.start - self._at, part.end - self._at, part.rows)
+                self.wires[part.start] = (part.end, wire(self._rest, here))
             until = part.end + 1
         self._drop(bisect_left(self._ends, until), until)
 
 
 @dataclass(slots=True)
-class WirePress(Press):
+class WirePress(_GatheringPress):
     """As `Press`, for bodies whose gzip stays within `limit` (see `cut_wire`)."""
 
     body_limit: int = WIRE_BODY_LIMIT_BYTES
@@ -246,7 +297,9 @@ class WirePress(Press):
             else:
                 # The block that did not fit is one row.
                 self._gzip = None
-                self._set_aside(Chunk(start, stop, 1))
+                row_alone = Chunk(start, stop, 1)
+                with self._here(row_alone) as rows:
+                    self._enter(self.oversize, row_alone, rows)
             row, start = behind, stop + 1
         if last and self._rows:
             self._close(start - 1)
@@ -341,7 +394,7 @@ def digest(content: bytes | bytearray | memoryview) -> str:
     return xxh3_128_hexdigest(content)
 
 
-def compress(content: bytes) -> bytes:
+def compress(content: bytes | memoryview) -> bytes:
     """The body gzipped by ISA-L at level 1: ten times as fast as zlib at level 6 for 16 % more bytes (measured)."""
     from isal import igzip
 
