@@ -198,17 +198,17 @@ static const double POWERS[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  
 enum { LAST_POWER = 19 };
 
 /*
- * A real with the fewest digits that give it again; NULL for those of more than 15 digits, very large and very small ones, and what JSON has not.
+ * A real with the fewest digits that give it again; NULL for minus zero, those of more than 15 digits, very large and very small ones, and what JSON has not.
  * A number of at most 15 digits over such a power is what the division gives (both are doubles, and it rounds correctly), and no other
  * such decimal gives the same double: so one that is found by division has the fewest digits, once it ends in no zero.
  */
 static uint8_t *real(uint8_t *out, double value) {
+    if (value == 0) {
+        return signbit(value) ? NULL : put(out, "0.0", 3);
+    }
     if (signbit(value)) {
         *out++ = '-';
         value = -value;
-    }
-    if (value == 0) {
-        return put(out, "0.0", 3);
     }
     if (!(value >= 1e-5 && value < 1e15)) {
         return NULL;

@@ -64,13 +64,19 @@ def encoded(rows: pl.DataFrame, first: int = 1, *, in_order: bool = False) -> En
     Datetimes become ISO 8601 UTC with six decimals and a Z, which every table plan accepts. The first column must never be null (it is
     TimeGenerated), so that a row never begins with a comma: raises ValueError when it is.
     """
+    made = by_kernel(rows, first, in_order=in_order)
+    return made or _by_libraries(with_lists_in_order(rows) if in_order else rows, first)
+
+
+def by_kernel(rows: pl.DataFrame, first: int = 1, *, in_order: bool = False) -> Encoded | None:
+    """As `encoded`; None where the kernel is missing, or leaves a value to the libraries: of reals minus zero, those of more than 15 digits, very large and very small ones."""
     if not rows.height:
         return Encoded(pa.py_buffer(b""), pl.Series([0]), pl.Series(dtype=pl.Int64))
     leader = rows.columns[0]
     if nulls := rows[leader].null_count():
         raise ValueError(f"{leader!r} is the first column and null in {nulls} rows: it must never be")
     made = lines.encode(rows, first, in_order=in_order)
-    return Encoded(*made) if made else _by_libraries(with_lists_in_order(rows) if in_order else rows, first)
+    return Encoded(*made) if made else None
 
 
 def _by_libraries(rows: pl.DataFrame, first: int) -> Encoded:
