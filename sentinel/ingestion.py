@@ -1,14 +1,13 @@
-"""Bodies to the Logs Ingestion API through the SDK's pass-through, with our own rules for what to try again.
+"""Bodies to the Logs Ingestion API through the SDK's client, with our own rules for what to try again.
 
 Invariant: every row that goes in comes out of `send` exactly once, as accepted or as refused with a reason; an answer after which the service may
 have stored the rows without our knowing is reported as ambiguous, because the API has no idempotency key.
-The SDK gives authentication and pipeline (`upload(..., logs=BytesIO(gzip))` sends the stream as it is); its own chunker exceeds the limit and its
-retries for POST are narrow, so both are left out.
+The SDK gives authentication and pipeline (`LogsIngestionClient.send_request`); its own chunker exceeds the limit and its retries for POST are narrow, so
+both are left out.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import random
 import threading
@@ -16,7 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from urllib.parse import quote
+
+from azure.core.rest import HttpRequest
 
 from contracts import Cancelled, Stop, TryAgain, let_go
 from sentinel import packing
@@ -36,6 +38,11 @@ REMEDIES: Final = {
     404: "check the DCR's immutable id and that the endpoint belongs to the same region",
 }
 """What to do about answers that no retry cures (Azure Monitor, Logs Ingestion API: troubleshooting)."""
+
+API_VERSION: Final = "2023-01-01"
+
+HEADERS: Final = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Accept": "application/json"}
+"""What `LogsIngestionClient.upload` says of a gzipped stream."""
 
 AMBIGUOUS_STATUSES: Final = frozenset({408, 500, 502, 503, 504})
 """Answers after which the rows may have been stored all the same."""
@@ -74,10 +81,10 @@ class Door:
 
 
 def policies(credential: TokenCredential, *scopes: str) -> list[Any]:
-    """What the client of a sink does with a request, in the SDK's order: an id, the SDK's own user agent, a token, the answer read, the sink told of it.
+    """What the client of a sink does with a request, in the SDK's order: an id, the SDK's own user agent, a token.
 
     Left out of the SDK's own list are retries and redirects (`Sender` has to know of every request), the header clean-up that redirects need, proxies (those of
-    the environment are the transport's), and logs and traces of requests, which the app has switched off: 6 % of a request.
+    the environment are the transport's), logs and traces of requests, which the app has switched off, and what reads an answer, which the sink does itself.
     """
     from azure.core.pipeline import policies as sdk
     from azure.monitor.ingestion import __version__ as version
@@ -85,10 +92,15 @@ def policies(credential: TokenCredential, *scopes: str) -> list[Any]:
     return [
         sdk.RequestIdPolicy(),
         sdk.UserAgentPolicy(sdk_moniker=f"monitor-ingestion/{version}"),
-        sdk.ContentDecodePolicy(),
         sdk.BearerTokenCredentialPolicy(credential, *scopes),
-        sdk.CustomHookPolicy(),
     ]
+
+
+class _Upload(HttpRequest):
+    """A body on its way. The client sends a copy of what it is given, so that whoever gave it can go on with it; nobody goes on with this."""
+
+    def __deepcopy__(self, memo: object = None) -> Self:
+        return self
 
 
 @dataclass(slots=True)
@@ -101,29 +113,32 @@ class LogsIngestionSink:
     timeout_s: float = 60.0
 
     def post(self, stream: str, body: bytes) -> Answer:
-        """One request: with `policies` the SDK tries nothing again, since `Sender` decides (and must know of every attempt)."""
-        from azure.core.exceptions import AzureError
+        """One request: with `policies` the SDK tries nothing again, since `Sender` decides (and must know of every attempt).
 
-        served: list[str] = []
+        What `upload` would do besides with a body that is gzipped already, serialising each part of the address, costs as much as sending it.
+        """
+        from azure.core.exceptions import AzureError, HttpResponseError
+
+        where = f"/dataCollectionRules/{quote(self.rule_id, '')}/streams/{quote(stream, '')}?api-version={API_VERSION}"
         try:
-            self.client.upload(
-                self.rule_id,
-                stream,
-                io.BytesIO(body),
-                raw_response_hook=lambda answered: served.append(answered.http_response.headers.get("Date", "")),
+            response = self.client.send_request(
+                _Upload("POST", where, headers=HEADERS, content=body),
                 enforce_https=self.enforce_https,
                 read_timeout=self.timeout_s,
                 connection_timeout=10,
             )
         except AzureError as error:
-            answer = _answer(error, served)
+            answer = _answer(error)
             # It would hold the frames of all who called, with the pack in hand.
             let_go(error)
             return answer
-        return Answer(204, "", None, *served[-1:])
+        served_at = response.headers.get("Date", "")
+        if response.status_code == 204:
+            return Answer(204, "", None, served_at)
+        return replace(_answer(HttpResponseError(response=response)), served_at=served_at)
 
 
-def _answer(error: AzureError, served: Sequence[str]) -> Answer:
+def _answer(error: AzureError) -> Answer:
     """What the SDK's exception says of the answer. Raises it again when it says nothing of the kind."""
     from azure.core.exceptions import (
         ClientAuthenticationError,
@@ -137,7 +152,7 @@ def _answer(error: AzureError, served: Sequence[str]) -> Answer:
             # The credential gave no token, so nothing was sent.
             return Answer(-1, f"no token: {(error.message or '')[:300]}")
         asked = getattr(error.response, "headers", {}).get("Retry-After")
-        return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked), *served[-1:])
+        return Answer(error.status_code or 0, (error.message or "")[:300], _seconds(asked))
     if isinstance(error, ServiceRequestError):
         # The request did not get out, so nothing can have been stored.
         return Answer(-1, f"the endpoint cannot be reached ({kinds_of(error)})")
