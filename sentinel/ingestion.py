@@ -12,8 +12,9 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import quote
@@ -285,25 +286,29 @@ class Sender:
         Raises TryAgain when the service cannot take a part now, Stop when no retry would help, Cancelled; parts whose fate became known
         before that have been reported through `on_sent`, so calling again with the rest loses and repeats nothing that is known.
         """
-        failure: Exception | None = None
-        waiting = list(reversed(parts))
-        with ThreadPoolExecutor(self.budget.in_flight, "upload") as pool:
-            running = {
-                pool.submit(self._whole, lines, waiting.pop(), on_sent, on_doubt)
-                for _ in range(min(self.budget.in_flight, len(waiting)))
-            }
-            while running:
-                ended = wait(running, return_when=FIRST_COMPLETED).done.pop()
-                running.discard(ended)
+        waiting = deque(parts)
+        failures: list[Exception] = []
+
+        def work() -> None:
+            while waiting and not failures:
                 try:
-                    ended.result()
-                except (TryAgain, Stop) as error:
-                    # Stop outranks TryAgain: waiting would only hide what has to be changed.
-                    failure = error if failure is None or isinstance(error, Stop) else failure
-                if failure is None and waiting:
-                    running.add(pool.submit(self._whole, lines, waiting.pop(), on_sent, on_doubt))
-        if failure is not None:
-            raise failure
+                    part = waiting.popleft()
+                except IndexError:  # another thread was faster
+                    break
+                try:
+                    self._whole(lines, part, on_sent, on_doubt)
+                except Exception as error:  # noqa: BLE001 - raised below, when the others have ended
+                    failures.append(error)
+
+        with ThreadPoolExecutor(self.budget.in_flight, "upload") as pool:
+            for worker in [pool.submit(work) for _ in range(min(self.budget.in_flight, len(parts)))]:
+                worker.result()
+        try:
+            if failures:
+                raise min(failures, key=_rank)
+        finally:
+            # Or they would stand in a circle with the frames that they went through, and with the pack in hand.
+            failures.clear()
 
     def _whole(
         self, lines: packing.Lines, whole: Part, on_sent: Callable[[Sent], None], on_doubt: Callable[[Part], None]
@@ -394,6 +399,11 @@ class Sender:
     def _backoff(self, tries: int) -> float:
         ceiling = min(self.budget.longest_wait_s, self.budget.first_wait_s * 2.0 ** (tries - 1))
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, decides nothing
+
+
+def _rank(error: Exception) -> int:
+    """Which of several failures is told: what nobody foresaw, then Stop, since waiting would only hide what has to be changed."""
+    return 2 if isinstance(error, TryAgain) else 1 if isinstance(error, Stop) else 0
 
 
 def _named(answer: Answer) -> str:

@@ -13,7 +13,7 @@ import sys
 import threading
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -162,7 +162,8 @@ class Press:
             # The newline of the last row becomes the bracket.
             behind = bisect_right(ends, start + self.limit - self._filled - 1, row)
             if behind > row:
-                self._fill(piece[start : ends[behind - 1] + 1], [end - start for end in ends[row:behind]])
+                self._newlines += map((self._filled - start).__add__, ends[row:behind])
+                self._fill(piece[start : ends[behind - 1] + 1])
             elif self._newlines:
                 self._take()
                 continue
@@ -181,12 +182,11 @@ class Press:
         """The digests of the chunks, then of the rows that were set aside."""
         return [self.digests[chunk.start, chunk.end] for chunk in (*self.chunks, *self.oversize)]
 
-    def _fill(self, rows: memoryview, newlines: Iterable[int]) -> None:
+    def _fill(self, rows: memoryview) -> None:
         """Rows that fit into the body."""
         if not self._room:
             self._room = bytearray(self.limit)
         self._room[self._filled : self._filled + len(rows)] = rows
-        self._newlines += map(self._filled.__add__, newlines)
         self._filled += len(rows)
         self.taken += len(rows)
 
