@@ -25,7 +25,7 @@ JsonDict = dict[str, Any]
 
 SOURCES: Final = ("cycognito", "device42", "tenable")
 
-DCRS: Final = 4
+DCRS: Final = 8
 """Data collection rules that share a load, so that the quota of one, which CyCognito's rows exceed, is not what is measured."""
 
 QUOTA_MB_PER_S: Final = 2000 / 60

@@ -25,7 +25,7 @@ def test_a_whole_load_is_measured() -> None:
     assert line["foreign_share"] is None or 0 <= line["foreign_share"] <= 1
     assert 5 < line["history_events_max"] < 500
     assert 50 < line["peak_memory_mb"] < 2000
-    assert line["dcrs"] == 4
+    assert line["dcrs"] == load.DCRS
     assert line["pace"] > 0
     assert line["of_dcr_quota"] == pytest.approx(line["json_mb"] / line["wall_s"] * 60 / 2000, abs=0.001)
 
