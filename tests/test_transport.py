@@ -91,6 +91,12 @@ class _Threads(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Server)
         self.closed = threading.Semaphore(0)
+        self.opened = 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count the connections."""
+        self.opened += 1
+        super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """Say that a connection is closed."""
@@ -333,6 +339,18 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, sen
                 sends.send(request)
         with pytest.raises(OSError, match="no-such-file"):
             sends.send(request, connection_verify="/no-such-file.pem")
+
+
+def test_requests_over_tls_go_over_one_connection(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whom the certificate names, and nobody else; large bodies both ways."""
+    monkeypatch.setattr("transport._trusted", lambda: ssl.create_default_context(cafile=str(certificate)))
+    with served(certificate) as server, transport({}, local=True) as ours:
+        for sent in (b"", b"a", LARGE):
+            answer = ours.send(HttpRequest("POST", f"https://127.0.0.1:{server.server_port}/echo", content=sent))
+            assert answer.content == sent
+        assert server.opened == 1
+        with pytest.raises(ServiceRequestError, match="CERTIFICATE_VERIFY_FAILED"):
+            ours.send(HttpRequest("GET", f"https://localhost:{server.server_port}/"))
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "in blocks"])
