@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
+from azure.core.pipeline.transport import RequestsTransport
 from azure.monitor.ingestion import LogsIngestionClient
 
 import function_app
@@ -242,13 +244,14 @@ def app_settings(url: str) -> tuple[Any, Any]:
 
 
 def test_a_request_says_what_the_sdks_own_client_says(listen: Any, reply: Any) -> None:
-    """The same address, the same headers: who asks, with which id and token."""
+    """The same address, the same headers as `upload` of a gzipped stream gives it: who asks, with which id and token."""
     server = listen(lambda _: reply(status=204))
     body = compress(b"[{}]")
     identity = LoopbackCredential()
-    for client in (client_of(server.url, identity), LogsIngestionClient(server.url, identity)):
-        with client:
-            assert LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False).post(STREAM, body) == Answer(204)
+    with client_of(server.url, identity) as client:
+        assert LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False).post(STREAM, body) == Answer(204)
+    with LogsIngestionClient(server.url, identity) as client:
+        client.upload(DEFAULT_DCR, STREAM, io.BytesIO(body), enforce_https=False)
     ours, theirs = server.asked
     assert uuid.UUID(ours.headers.pop("x-ms-client-request-id"))
     assert uuid.UUID(theirs.headers.pop("x-ms-client-request-id"))
@@ -257,8 +260,9 @@ def test_a_request_says_what_the_sdks_own_client_says(listen: Any, reply: Any) -
     assert ours.body == body
 
 
-def test_a_challenge_is_met_with_a_new_token_and_the_whole_body(listen: Any, reply: Any) -> None:
-    """The service asks for other claims: the token has them, and the second request is not empty."""
+@pytest.mark.parametrize("sends", [lambda: transport({}, local=True), RequestsTransport], ids=["ours", "the SDK's"])
+def test_a_challenge_is_met_with_a_new_token_and_the_whole_body(listen: Any, reply: Any, sends: Any) -> None:
+    """The service asks for other claims: the token has them, and the second request is not empty, behind a proxy neither."""
     claims = '{"access_token":{"nbf":{"essential":true}}}'
     challenge = f'Bearer error="insufficient_claims", claims="{base64.b64encode(claims.encode()).decode()}"'
 
@@ -273,7 +277,7 @@ def test_a_challenge_is_met_with_a_new_token_and_the_whole_body(listen: Any, rep
 
     server = listen(answer)
     body = compress(b"[{}]")
-    with client_of(server.url, Claiming(), transport=transport({}, local=True)) as client:
+    with client_of(server.url, Claiming(), transport=sends()) as client:
         assert LogsIngestionSink(client, DEFAULT_DCR, enforce_https=False).post(STREAM, body).status == 204
     assert [asked.body for asked in server.asked] == [body, body]
 
