@@ -184,7 +184,7 @@ def _uploads(upload: JsonDict) -> str:
             *(f"{s['ways']['ours']['wire_mb']:.1f} / {s['ways']['sdk']['wire_mb']:.1f}" for s in shapes),
         )
     )
-    intro = f"The upload path, on the same {shapes[0]['rows']:,} rows each, through the same SDK pipeline to an emulator in another process:"
+    intro = f"The upload path, on the same {shapes[0]['rows']:,} rows each, through the SDK's client to an emulator in another process:"
     over = sum(s["ways"]["sdk"]["requests_over_limit"] for s in shapes)
     sent = sum(s["ways"]["sdk"]["requests"] for s in shapes)
     ours = sum(s["ways"]["ours"]["requests_over_limit"] for s in shapes)

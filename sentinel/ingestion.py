@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import quote
 
@@ -120,10 +121,9 @@ class LogsIngestionSink:
         """
         from azure.core.exceptions import AzureError, HttpResponseError
 
-        where = f"/dataCollectionRules/{quote(self.rule_id, '')}/streams/{quote(stream, '')}?api-version={API_VERSION}"
         try:
             response = self.client.send_request(
-                _Upload("POST", where, headers=HEADERS, content=body),
+                _Upload("POST", _where(self.rule_id, stream), headers=HEADERS, content=body),
                 enforce_https=self.enforce_https,
                 read_timeout=self.timeout_s,
                 connection_timeout=10,
@@ -137,6 +137,11 @@ class LogsIngestionSink:
         if response.status_code == 204:
             return Answer(204, "", None, served_at)
         return replace(_answer(HttpResponseError(response=response)), served_at=served_at)
+
+
+@cache
+def _where(rule_id: str, stream: str) -> str:
+    return f"/dataCollectionRules/{quote(rule_id, '')}/streams/{quote(stream, '')}?api-version={API_VERSION}"
 
 
 def _answer(error: AzureError) -> Answer:
