@@ -165,9 +165,9 @@ def _meaning(error: AzureError, what: str) -> TryAgain | Stop:
             f"blob storage refuses to {what} ({getattr(error, 'error_code', None) or type(error).__name__})",
             "give the identity Storage Blob Data Contributor on the storage account; a new assignment takes some minutes",
         )
-    if not isinstance(error, HttpResponseError):
+    if not isinstance(error, HttpResponseError) or error.status_code is None:
         return TryAgain(f"blob storage cannot be reached to {what} ({type(error).__name__})")
-    status = error.status_code or 0
+    status = error.status_code
     if status in {408, 409, 412, 429} or status >= 500:
         return TryAgain(f"blob storage answered {status} to {what}")
     return Stop(

@@ -7,6 +7,7 @@ Where a proxy or a certificate file is configured in the environment, and the ot
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import ssl
@@ -15,7 +16,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -31,9 +32,6 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest, HttpResponse
 from azure.core.utils import CaseInsensitiveDict
 from urllib3.util import wait_for_read
-
-if TYPE_CHECKING:
-    from typing import Self
 
 CERTIFICATES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -145,6 +143,8 @@ def _ready(request: Any) -> _Ready | None:
     if hasattr(content, "read"):
         content = _read(content)
     body = content.encode() if isinstance(content, str) else content
+    if isinstance(body, bytearray):
+        body = bytes(body)
     if not (body is None or isinstance(body, bytes)):
         return None
     headers = dict(request.headers)
@@ -219,6 +219,7 @@ class _Answer(NamedTuple):
 class _Response(HttpResponse):
     """An answer as the SDK's clients and policies want it. There is nothing left to be read or closed."""
 
+    # Attributes, where the SDK's class has abstract properties: it could not be made without them.
     request: Any = None
     url: Any = ""
     status_code: Any = 0
@@ -235,8 +236,7 @@ class _Response(HttpResponse):
         self.status_code, self.reason, self.headers = status, reason, headers
         self.content_type = headers.get("Content-Type")
         self._raw, self.content = content, _decoded(content, headers.get("Content-Encoding"))
-        charset = _CHARSET.search(self.content_type or "")
-        self.encoding = charset[1] if charset else None
+        self.encoding = _charset(self.content_type or "")
 
     def text(self, encoding: str | None = None) -> str:
         """The body as text, in the encoding that it names, or UTF-8."""
@@ -297,6 +297,17 @@ class _Download:
 
     def __next__(self) -> bytes:
         return next(self._pieces)
+
+
+def _charset(content_type: str) -> str | None:
+    """The encoding that is named, if Python has it."""
+    named = _CHARSET.search(content_type)
+    if named:
+        try:
+            codecs.lookup(named[1])
+        except LookupError:
+            return None
+    return named[1] if named else None
 
 
 def _decoded(content: bytes, encoding: str | None) -> bytes:

@@ -292,7 +292,7 @@ class Sender:
         before that have been reported through `on_sent`, so calling again with the rest loses and repeats nothing that is known.
         """
         waiting = deque(parts)
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
 
         def work() -> None:
             while waiting and not failures:
@@ -302,7 +302,7 @@ class Sender:
                     break
                 try:
                     self._whole(lines, part, on_sent, on_doubt)
-                except Exception as error:  # noqa: BLE001 - raised below, when the others have ended
+                except BaseException as error:  # noqa: BLE001 - raised below, when the others have ended
                     failures.append(error)
 
         with ThreadPoolExecutor(self.budget.in_flight, "upload") as pool:
@@ -406,7 +406,7 @@ class Sender:
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, decides nothing
 
 
-def _rank(error: Exception) -> int:
+def _rank(error: BaseException) -> int:
     """Which of several failures is told: what nobody foresaw, then Stop, since waiting would only hide what has to be changed."""
     return 2 if isinstance(error, TryAgain) else 1 if isinstance(error, Stop) else 0
 

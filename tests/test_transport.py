@@ -71,7 +71,8 @@ class _Server(BaseHTTPRequestHandler):
         self.send_header("Set-Cookie", "a=b")
         if self.path == "/gzip":
             self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Type", "text/plain; charset=iso-8859-1" if self.path == "/echo" else "text/plain")
+        charset = {"/echo": "; charset=iso-8859-1", "/unknown": "; charset=nobody-s"}.get(self.path, "")
+        self.send_header("Content-Type", f"text/plain{charset}")
         self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
@@ -160,10 +161,23 @@ def test_ours_does_not_go_through_the_sdks_session(url: str) -> None:
         assert ours.send(HttpRequest("GET", f"{url}/a")).status_code == 200
 
 
+class _Writable(io.RawIOBase):
+    """A stream that cannot go back and gives what may be written to."""
+
+    def __init__(self, content: bytes) -> None:
+        self._left: bytearray = bytearray(content)
+
+    def read(self, size: int = -1) -> Any:
+        """As many bytes, or all."""
+        end = len(self._left) if size < 0 else size
+        read, self._left = self._left[:end], self._left[end:]
+        return read
+
+
 @pytest.mark.parametrize(
     "kind",
-    [bytes, io.BytesIO, bytes.decode, lambda sent: iter([sent[:3], sent[3:]]), None],
-    ids=["bytes", "stream", "text", "parts", "nothing"],
+    [bytes, io.BytesIO, bytes.decode, lambda sent: iter([sent[:3], sent[3:]]), _Writable, None],
+    ids=["bytes", "stream", "text", "parts", "written", "nothing"],
 )
 def test_a_body_arrives_whole_with_its_headers(url: str, sends: Any, kind: Callable[[bytes], Any] | None) -> None:
     """And the answer is read; one that sets a cookie does no harm."""
@@ -230,11 +244,13 @@ def test_every_kind_of_answer_is_read(
 
 
 def test_a_text_is_of_the_encoding_that_it_names(url: str, sends: Any) -> None:
-    """Or of the one that is asked for, or UTF-8, with or without its mark."""
+    """Or of the one that is asked for, or UTF-8, with or without its mark; one that nobody knows is none."""
     sent = "naïve".encode("iso-8859-1")
     answer = sends.send(HttpRequest("POST", f"{url}/echo", content=sent))
     assert (answer.text(), answer.text("iso-8859-15"), answer.encoding) == ("naïve", "naïve", "iso-8859-1")
     assert sends.send(HttpRequest("POST", f"{url}/echo", content=b"\xef\xbb\xbf1")).text("utf-8") == "1"
+    answer = sends.send(HttpRequest("GET", f"{url}/unknown"))
+    assert (answer.text(), answer.encoding) == ("yes", None)
 
 
 def test_what_is_not_ordinary_is_the_sdks_business(url: str) -> None:

@@ -131,6 +131,23 @@ def test_all_is_well() -> None:
     assert not any(sent.ambiguous for sent in run.sent)
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit])
+def test_what_nobody_foresaw_ends_the_sending(kind: type[BaseException]) -> None:
+    """The parts that are left stay there, and are not in doubt."""
+
+    def decide(rows: list[Any], nth: int) -> Answer:
+        if nth == 2:
+            raise kind
+        return OK
+
+    run = Sending(FakeSink(decide), rows=899, budget=Budget(in_flight=2))
+    with pytest.raises(kind):
+        run.go()
+    assert (len(run.sent), run.doubts) == (run.sink.requests - 1, [])
+    # The other thread may be in the midst of one or two.
+    assert run.sink.requests < len(run.chunks) / 2
+
+
 @pytest.mark.parametrize("status", [400, 413])
 def test_one_bad_row_is_refused_and_its_neighbours_are_not(status: int) -> None:
     """Halved until the bad row stands alone: it is refused with the service's words, eleven rows are accepted."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobServiceClient, ContainerClient
 
 from contracts import CaasmError, Stop, TryAgain
 from local.azurite import Azurite
 from staging import Names, Staging, storage_errors, watermark_name
+from transport import transport
 
 
 def at_once(count: int, work: Any) -> list[Any]:
@@ -282,6 +285,53 @@ def test_storage_that_is_out_is_tried_again(verb: str) -> None:
         verbs = {**READS, "ensure": lambda staging: staging.ensure()}
         with pytest.raises(TryAgain, match="blob storage cannot be reached to"):
             verbs[verb](Staging(container))
+
+
+@pytest.mark.parametrize("verb", ["list", "find"])
+@pytest.mark.parametrize("sends", [lambda: transport({}, local=True), RequestsTransport], ids=["ours", "the SDK's"])
+def test_an_answer_that_breaks_off_is_tried_again(
+    verb: str, sends: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK says neither a status nor that the connection is at fault."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def break_off() -> None:
+            while True:
+                guest, _ = door.accept()
+                with guest:
+                    guest.recv(10_000)
+                    guest.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/10\r\n\r\n12345")
+
+        threading.Thread(target=break_off, daemon=True).start()
+        address = f"http://127.0.0.1:{door.getsockname()[1]}/a"
+        account = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey=a2V5;BlobEndpoint={address};"
+        with (
+            ContainerClient.from_connection_string(account, "c", retry_total=0, transport=sends()) as container,
+            pytest.raises(TryAgain, match="blob storage cannot be reached to"),
+        ):
+            READS[verb](Staging(container))
+
+
+def test_what_staging_asks_for_goes_the_shorter_way(azurite: Azurite, container: ContainerClient) -> None:
+    """Not through the SDK's session: it would be as right, and take twice the time."""
+    with transport({}, local=True) as ours:
+        ours.open()
+        ours.session.request = None
+        with ContainerClient.from_connection_string(
+            azurite.connection_string, container.container_name, retry_total=0, transport=ours
+        ) as client:
+            staging = Staging(client)
+            staging.ensure()
+            assert staging.create("a", b"one", {"n": 1}, read_soon=True) == {"n": 1}
+            assert staging.create("a", b"two", {"n": 2}) == {"n": 1}
+            staging.put_json("b", {"n": 1}, {})
+            staging.swap_json("b", lambda _: {"n": 2})
+            staging.append("c", [{"n": 1}])
+            assert (staging.read("a"), staging.find_json("b"), staging.exists("gone")) == (b"one", {"n": 2}, False)
+            assert [found.name for found in staging.list("")] == ["a", "b", "c"]
+            staging.delete("a")
+            assert staging.find("a") is None
 
 
 @pytest.mark.parametrize("verb", [*READS, "ensure"])
