@@ -70,10 +70,13 @@ class Envelope:
 BYTES_AT_ONCE: Final = 16 * 1024 * 1024
 
 DERIVED_AT_ONCE: Final = 2_500
-"""Records that a derived stream is made of at once, at least: each may give ten rows and more."""
+"""Records that a derived stream is made of at once, as long as nobody knows how many rows they give: each may give ten and more."""
 
-ROWS_AT_ONCE: Final = 10_000
-"""About as many rows a derived stream gives at once, where its records give few: of 7,000 assets of Tenable's one query makes 180 relations."""
+ROWS_AT_ONCE: Final = 20_000
+"""About as many rows a derived stream then gives at once: each query costs the same, and of 7,000 assets of Tenable's one makes 180 relations."""
+
+FEWEST_AT_ONCE: Final = 100
+"""Records that a derived stream is made of at once, however many rows they give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,14 @@ def flatten_in_turn(
     first: int = 0,
     fast: bool = True,
     bytes_at_once: int = BYTES_AT_ONCE,
+    portions: dict[str, int] | None = None,
 ) -> Iterator[tuple[int, Flattened]]:
     """As `flatten_together`, a part at a time, with the number of the transform that made it: whoever takes it away at once never holds two.
 
-    `first`: the position of the first record in its segment.
+    `first`: the position of the first record in its segment. `portions`: of how many records each derived stream is made at once, as far as is known; who has more
+    records of the segment passes it again.
     """
+    portions = {} if portions is None else portions
     at_once = max(1, len(records) * bytes_at_once // max(1, int(records.estimated_size())))
     for at in range(0, max(1, len(records)), at_once):
         decoded = decode(records.slice(at, at_once), transforms[0].fields, fast=fast)
@@ -148,7 +154,7 @@ def flatten_in_turn(
         prepared = _prepared(transforms[0], decoded)
         yield 0, _flattened(transforms[0], transforms[0].columns, prepared, envelope, first + at)
         for number, transform in enumerate(transforms[1:], 1):
-            for part in _derived(transform, prepared, envelope, first + at):
+            for part in _derived(transform, prepared, envelope, first + at, portions):
                 yield number, part
                 del part
 
@@ -157,18 +163,21 @@ def _prepared(transform: Transform, decoded: Decoded) -> Decoded:
     return replace(decoded, frame=decoded.frame.lazy().pipe(transform.prepare).collect())
 
 
-def _derived(transform: Transform, decoded: Decoded, envelope: Envelope, first: int) -> Iterator[Flattened]:
+def _derived(
+    transform: Transform, decoded: Decoded, envelope: Envelope, first: int, portions: dict[str, int]
+) -> Iterator[Flattened]:
     """So many records at a time as give some ROWS_AT_ONCE; what was refused comes with the first."""
-    frame, at, at_once = decoded.frame, 0, DERIVED_AT_ONCE
+    frame, at = decoded.frame, 0
     while not at or at < frame.height:
+        at_once = portions.get(transform.stream, DERIVED_AT_ONCE)
         portion = Decoded(frame.slice(at, at_once)) if at else replace(decoded, frame=frame.slice(0, at_once))
         part = _flattened(transform, transform.columns, portion, envelope, first)
-        height = part.rows.height
-        yield part
-        del part
         at += at_once
         # At most doubled: those that follow may give more than these did.
-        at_once = max(DERIVED_AT_ONCE, min(2 * at_once, ROWS_AT_ONCE * at_once // max(1, height)))
+        some = ROWS_AT_ONCE * portion.frame.height // max(1, part.rows.height)
+        portions[transform.stream] = max(FEWEST_AT_ONCE, min(2 * at_once, some))
+        yield part
+        del part
 
 
 def _joined(parts: list[Flattened]) -> Flattened:

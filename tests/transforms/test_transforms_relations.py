@@ -206,6 +206,7 @@ def test_relations_made_of_some_records_at_a_time_are_the_same(
     texts = pl.Series([*records, b"[]", b"{}"], dtype=pl.Binary)
     whole = flatten_together([parent, DERIVED[of]], texts, ENVELOPE)
     monkeypatch.setattr("transforms.rows.DERIVED_AT_ONCE", 3)
+    monkeypatch.setattr("transforms.rows.FEWEST_AT_ONCE", 3)
     monkeypatch.setattr("transforms.rows.ROWS_AT_ONCE", rows_at_once)
     assert len(list(flatten_in_turn([parent, DERIVED[of]], texts, ENVELOPE))) > least
     for made, alone in zip(flatten_together([parent, DERIVED[of]], texts, ENVELOPE), whole, strict=True):
@@ -213,6 +214,29 @@ def test_relations_made_of_some_records_at_a_time_are_the_same(
         assert (made.rejects, made.lenient, made.truncated) == (alone.rejects, alone.lenient, alone.truncated)
     assert whole[1].rows.height > 0
     assert whole[1].rejects
+
+
+def test_how_many_records_are_worked_on_at_once_follows_from_the_rows_that_they_gave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many rows records give, about as many are made at once; what is known of a segment's records is of use for the next of them."""
+    of = ("cycognito", "domain_relations")
+    parent = TRANSFORMS[of[0], SOURCES[of[0]].parents[of[1]]]
+    monkeypatch.setattr("transforms.rows.DERIVED_AT_ONCE", 40)
+    monkeypatch.setattr("transforms.rows.FEWEST_AT_ONCE", 2)
+    monkeypatch.setattr("transforms.rows.ROWS_AT_ONCE", 60)
+    portions: dict[str, int] = {}
+
+    def made(addresses: int) -> list[int]:
+        record = {"id": "domain/a.example", "ip_names": [f"192.0.2.{n}" for n in range(addresses)]}
+        texts = pl.Series([json.dumps(record).encode()] * 120, dtype=pl.Binary)
+        turns = flatten_in_turn([parent, DERIVED[of]], texts, ENVELOPE, portions=portions)
+        return [part.rows.height for number, part in turns if number]
+
+    assert made(3) == [120, *[60] * 4]
+    assert made(30) == [600, *[60] * 50]
+    assert made(0) == [0] * 6
+    assert portions == {of[1]: 128}
 
 
 @pytest.mark.parametrize(
