@@ -54,8 +54,8 @@ class Names:
         return f"{self.prefix}raw/{stream}/{lane:03d}/{segment:06d}.parquet"
 
     def rows(self, stream: str, lane: int, segment: int) -> str:
-        """A rows segment: the table's columns, and `_record`, the position of the record in the raw segment."""
-        return f"{self.prefix}rows/{stream}/{lane:03d}/{segment:06d}.parquet"
+        """A rows segment: gzipped bodies of rows, and of each row the length and the position of its record in the raw segment (`activities.rows`)."""
+        return f"{self.prefix}rows/{stream}/{lane:03d}/{segment:06d}.arrows"
 
     def keys(self, stream: str, lane: int, segment: int) -> str:
         """Key, part and hash of each row of a rows segment."""

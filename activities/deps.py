@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
 from sentinel.ingestion import Budget, Door, Sender
+from sentinel.packing import BODY_LIMIT_BYTES
 from sentinel.tables import RELATIONSHIPS
 from sources.model import Derived, Source, Stream
 from sources.reader import Reader
@@ -36,6 +37,11 @@ class Budgets:
     lanes: int
     compressed: bool = False
     page_records: int = 0
+
+    @property
+    def staged_body_bytes(self) -> int:
+        """The longest body that rows are staged in: one that raw mode sends as it is, and of which wire mode cuts others."""
+        return min(self.body_limit_bytes, BODY_LIMIT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

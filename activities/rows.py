@@ -1,50 +1,66 @@
-"""Rows segments: rows as the text that is sent, one row group of Parquet for as many as are encoded at once.
+"""Rows segments: rows as the bodies that carry them to the service, cut and compressed where they are made.
 
-Invariant: the texts of a segment, one after the other, are its NDJSON, so an upload cuts what it reads. Beside a row's text stands the place
-of its record in the raw segment (`_record`, for dead letters).
+Invariant: the rows of a segment's bodies, one after the other, are its NDJSON, and each body but the last is as full as whole rows allow, so an upload sends what it reads.
+Beside a body stand the length of each of its rows and the place of their records in the raw segment (for dead letters).
 """
 
 from __future__ import annotations
 
+import struct
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from itertools import accumulate
+from typing import Final, TypeVar
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from activities import parquet
 from contracts import Stop
+from sentinel import packing
 from sentinel.ndjson import Encoded
+from sentinel.packing import StagingPress
 from sentinel.tables import Table
 from sentinel.text import texts
 from transforms.decode import RECORD
 from transforms.identity import keys
 
-SCHEMA: Final = pa.schema([("row", pa.binary()), (RECORD, pa.int32())])
-"""A rows segment: a row as JSON and a newline, the position of its record in the raw segment."""
+SCHEMA: Final = pa.schema(
+    [
+        ("body", pa.binary()),
+        ("full", pa.bool_()),
+        ("digest", pa.string()),
+        ("lengths", pa.list_(pa.int32())),
+        ("records", pa.list_(pa.int32())),
+    ]
+)
+"""A rows segment, an Arrow stream with a batch for each body: a JSON array of rows, gzipped; whether no row would have fitted besides (or it is one row that is too long for any body); the digest of its rows
+(`packing.digest`); of each row the bytes of its text, a newline included, and the position of its record in the raw segment."""
+
+_END: Final = struct.pack("<Ii", 0xFFFFFFFF, 0)
+"""What ends an Arrow stream (columnar format, IPC streaming format)."""
 
 _ASSET: Final = "AssetId"
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 2 * 1024 * 1024
 """About as many rows are encoded at once, and so much memory may their frame take: what encoding takes beside it is several times that."""
 
-ROWS_READ_AT_ONCE: Final = 1024
-"""Rows that are read at once: their text fits into memory that is there already, where a whole row group's would be fetched from the system."""
-
 
 class Rows:
-    """The rows and the keys of a segment in the making: what is encoded is hashed and compressed beside what is encoded next."""
+    """The rows and the keys of a segment in the making: what is encoded is hashed, cut and compressed beside what is encoded next.
 
-    def __init__(self, table: Table) -> None:
+    `limit`: the longest body, in bytes.
+    """
+
+    def __init__(self, table: Table, limit: int) -> None:
         self._table = table
         self._pending: list[pl.DataFrame] = []
         self._writer = ThreadPoolExecutor(1, "write")
         self._writing: Future[None] | None = None
-        self._rows, self._keys = parquet.Blob(SCHEMA), parquet.Frames()
+        self._bodies, self._keys = _Bodies(limit), parquet.Frames()
         self.json_bytes = 0
 
     def add(self, rows: pl.DataFrame) -> None:
@@ -63,7 +79,7 @@ class Rows:
         self._pending.clear()
 
     def _write(self, rows: pl.DataFrame, sent: Encoded) -> None:
-        self._rows.add(_table(rows, sent))
+        self._bodies.add(rows[RECORD], sent)
         about = rows[_ASSET] if _ASSET in self._table.names and self._table.key != _ASSET else None
         self._keys.add(keys(rows[self._table.key], sent.tails(), about))
 
@@ -78,7 +94,52 @@ class Rows:
             self._encode()
         with self._writer:
             self._written()
-        return self._rows.content(), self._keys.content()
+        return self._bodies.content(), self._keys.content()
+
+
+class _Bodies:
+    """The bodies of a segment in the making, with what stands beside them."""
+
+    def __init__(self, limit: int) -> None:
+        self._press = StagingPress(limit)
+        self._lengths: list[pl.Series] = []
+        self._records: list[pl.Series] = []
+
+    def add(self, records: pl.Series, sent: Encoded) -> None:
+        """Rows, and the places of their records."""
+        ends = sent.ends.cast(pl.Int64)
+        _, newlines = (ends[1:] - 1).to_arrow().buffers()
+        self._press.add(memoryview(sent.content), memoryview(newlines).cast("q")[: len(records)])
+        self._lengths.append(ends.diff()[1:].cast(pl.Int32))
+        self._records.append(records.cast(pl.Int32))
+
+    def content(self) -> bytes:
+        """The blob; nothing can be added afterwards."""
+        press = self._press
+        press.finish()
+        numbers = [pl.concat(parts).to_arrow() for parts in (self._lengths, self._records)]
+        # Message by message: written as one table, or as Parquet, the bodies would be copied three times and more, through buffers that the system fetches each time.
+        messages, row = [SCHEMA.serialize()], 0
+        for at, (chunk, digest) in enumerate(zip(press.chunks, press.identity, strict=True), 1):
+            columns = [
+                _one(pa.binary(), pa.py_buffer(press.wires[chunk.start][1])),
+                pa.array([at < len(press.chunks) or not press.open]),
+                pa.array([digest]),
+                *(_list(of.slice(row, chunk.rows)) for of in numbers),
+            ]
+            messages.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA).serialize())
+            row += chunk.rows
+        return b"".join([*messages, _END])
+
+
+def _one(kind: pa.DataType, value: pa.Buffer) -> pa.Array:
+    """The array of that value alone, not copied."""
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(array("i", (0, value.size))), value])
+
+
+def _list(values: pa.Array) -> pa.Array:
+    """The array of the list of those values."""
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
 
 
 def portions(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -92,19 +153,40 @@ def _size(rows: pl.DataFrame) -> int:
     return int(rows.estimated_size())
 
 
-def _table(rows: pl.DataFrame, sent: Encoded) -> pa.Table:
-    ends = sent.ends.cast(pl.Int32)
-    row = pa.Array.from_buffers(pa.binary(), rows.height, [None, ends.to_arrow().buffers()[1], sent.content])
-    return pa.Table.from_arrays([row, rows[RECORD].cast(pl.Int32).to_arrow()], schema=SCHEMA)
-
-
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Rows as they were staged: their NDJSON, where in it the newline of each is, the records that they came from."""
+    """Rows as they were staged, in a body of their own: those at the places `wanted`, or all. See SCHEMA."""
 
-    lines: memoryview
-    ends: list[int]
+    body: bytes
+    full: bool
+    digest: str
+    lengths: list[int]
     records: pl.Series
+    wanted: Sequence[int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the NDJSON of all that the body has."""
+        return sum(self.lengths)
+
+    def lines(self) -> tuple[memoryview, list[int]]:
+        """The NDJSON, and where in it the newline of each row is."""
+        behind = [*accumulate(self.lengths, initial=0)]
+        # One byte in front, the bracket; what ends a row is a comma, or the bracket.
+        content = bytearray(packing.decompress(self.body, self.size + 1))
+        ends = behind[1:]
+        for end in ends:
+            content[end] = _NEWLINE
+        lines = memoryview(content)[1:]
+        if self.wanted is None:
+            return lines, [end - 1 for end in ends]
+        some = b"".join(lines[behind[row] : behind[row + 1]] for row in self.wanted)
+        return memoryview(some), [*accumulate((self.lengths[row] for row in self.wanted), initial=-1)][1:]
+
+
+_NEWLINE: Final = ord("\n")
+
+_In = TypeVar("_In")
 
 
 def of_older_version(what: str) -> Stop:
@@ -116,32 +198,39 @@ def of_older_version(what: str) -> Stop:
 
 
 def read_rows(content: bytes, wanted: Sequence[int] | None = None) -> Iterator[Staged]:
-    """A rows segment, some rows at a time; `wanted`: only those rows, in order.
+    """The bodies of a rows segment; `wanted`: only those rows, in order, of bodies that have any.
 
-    Raises Stop when the segment is of an older version of the app.
+    Raises Stop when the segment is of an older version of the app, or not whole.
     """
-    file = pq.ParquetFile(pa.BufferReader(content))
-    if "row" not in file.schema_arrow.names:
+    if not content.endswith(_END):
+        # An Arrow stream may end behind any batch.
+        raise Stop("a rows segment breaks off", 'was the blob changed? start the load again with "fresh": true')
+    stream = pa.ipc.open_stream(content)
+    if not stream.schema.equals(SCHEMA):
         raise of_older_version("rows")
     low = 0
-    batches = file.iter_batches(ROWS_READ_AT_ONCE, columns=["row", RECORD], use_threads=False)
-    while (batch := _next(batches)) is not None:
-        high = low + len(batch)
-        if wanted is None:
-            yield _staged(batch)
-        elif here := wanted[bisect_left(wanted, low) : bisect_left(wanted, high)]:
-            yield _staged(batch.take(pa.array([row - low for row in here])))
-        low = high
+    for batch in stream:
+        body, full, digest = (column[0].as_py() for column in batch.columns[:3])
+        lengths, records = (column.flatten() for column in batch.columns[3:])
+        places, here = pl.Series(records), None
+        if wanted is not None:
+            here = [row - low for row in wanted[bisect_left(wanted, low) : bisect_left(wanted, low + len(lengths))]]
+            places = places[here]
+        low += len(lengths)
+        if len(places):
+            yield Staged(body, full, digest, lengths.to_pylist(), places, here)
 
 
-def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-    # By itself, so that a profile (`bench/stages.py`) tells reading from what is done with it.
-    return next(batches, None)
-
-
-def _staged(batch: pa.RecordBatch) -> Staged:
-    rows = batch.column(0)
-    _, offsets, content = rows.buffers()
-    ends = memoryview(offsets).cast("i")[rows.offset : rows.offset + len(rows) + 1]
-    lines = memoryview(content)[ends[0] : ends[-1]]
-    return Staged(lines, [*map((-ends[0] - 1).__add__, ends[1:].tolist())], pl.Series(batch.column(1)))
+def in_order(staged: Iterable[tuple[_In, Staged]], ready_bytes: int) -> Iterator[tuple[_In, Staged, bool]]:
+    """Rows in the order that a pack has them, and whether they are sent as they are: those in full bodies of up to `ready_bytes` first, behind them what is cut again."""
+    rest = []
+    for place, one in staged:
+        if one.full and one.size + 1 <= ready_bytes:
+            yield place, one, True
+        elif ready_bytes:
+            # The ends of segments.
+            rest.append((place, one))
+        else:
+            yield place, one, False
+    for place, one in rest:
+        yield place, one, False

@@ -42,7 +42,7 @@ def transform(request: TransformRequest, deps: Deps) -> TransformResult:
     envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), feed_type)
     transforms = [TRANSFORMS[run.source, request.stream], *(DERIVED[run.source, name] for name in request.derived)]
     with deps.desks:
-        own, *others = _made(content, transforms, envelope)
+        own, *others = _made(content, transforms, envelope, deps.budgets.staged_body_bytes)
     derived = {}
     for of in others:
         written = _staged(deps, names, (of.stream, *where[1:]), of, {})
@@ -62,18 +62,19 @@ class _Made:
     summary: JsonDict
 
 
-def _made(content: bytes, transforms: Sequence[Transform], envelope: Envelope) -> list[_Made]:
+def _made(content: bytes, transforms: Sequence[Transform], envelope: Envelope, limit: int) -> list[_Made]:
     """A raw segment by each transform, a row group at a time: what flattening takes is ten times what is flattened.
 
     What was flattened is encoded beside what is flattened next, so that a lane that is alone keeps two cores busy.
     """
-    parts = [_Parts(transform, primary=not at) for at, transform in enumerate(transforms)]
+    parts = [_Parts(transform, limit, primary=not at) for at, transform in enumerate(transforms)]
     records = 0
+    portions: dict[str, int] = {}
     encoding: Future[None] | None = None
     with ThreadPoolExecutor(1, "encode") as press:
         for first, count, group in parquet.groups(content):
             raw = group.collect()
-            for of, flattened in flatten_in_turn(transforms, raw["record"], envelope, first=first):
+            for of, flattened in flatten_in_turn(transforms, raw["record"], envelope, first=first, portions=portions):
                 parts[of].refuse(flattened.rejects, raw, first)
                 if encoding is not None:
                     encoding.result()
@@ -97,9 +98,9 @@ def _staged(deps: Deps, names: Names, where: tuple[str, int, int], made: _Made, 
 class _Parts:
     """The rows, keys and rejects of a segment by one transform, as its row groups bring them."""
 
-    def __init__(self, transform: Transform, *, primary: bool) -> None:
+    def __init__(self, transform: Transform, limit: int, *, primary: bool) -> None:
         self._transform, self._primary = transform, primary
-        self._rows = Rows(transform.table)
+        self._rows = Rows(transform.table, limit)
         self._rejects: list[pl.DataFrame] = []
         self._reasons: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from activities import parquet
 from activities.deps import Deps, Destination, source_of
-from activities.rows import Staged, read_rows
+from activities.rows import Staged, in_order, of_older_version, read_rows
 from contracts import TOMBSTONE_LANE, CaasmError, JsonDict, Run, Stop, TryAgain, UploadRequest, UploadResult
 from sentinel import packing, receipts
 from sentinel.ingestion import Part, Sender, Sent
@@ -109,20 +109,23 @@ def upload(request: UploadRequest, deps: Deps) -> UploadResult:
     return result
 
 
-def _pack(request: UploadRequest, deps: Deps, press: Press) -> _Pack:
+def _pack(request: UploadRequest, deps: Deps, press: Press, ready_bytes: int) -> _Pack:
     """The rows of the pack through the press: of what is cut only the compressed body is kept."""
     starts: list[int] = []
     segments: list[int] = []
     records: list[pl.Series] = []
     wanted, unchanged = _segments(request, deps)
-    for segment, staged in _staged(wanted, deps):
+    for segment, staged, ready in in_order(_staged(wanted, deps), ready_bytes):
         starts.append(press.taken)
         segments.append(segment)
         records.append(staged.records)
-        press.add(staged.lines, staged.ends)
+        if ready:
+            press.take(staged.body, staged.size, len(staged.lengths), staged.digest)
+        else:
+            press.add(*staged.lines())
     press.finish()
     rows = sum(map(len, records))
-    again = Anew(lambda: _lines(request, deps))
+    again = Anew(lambda: _lines(request, deps, ready_bytes))
     return _Pack(again, press, rows, unchanged(rows), request.last, starts, segments, records)
 
 
@@ -145,26 +148,38 @@ def _segments(
 
 
 def _staged(wanted: dict[int, tuple[str, list[int] | None]], deps: Deps) -> Iterator[tuple[int, Staged]]:
-    """The rows that are wanted, some at a time, with their segment."""
+    """The rows that are wanted, a body at a time, with their segment."""
     for segment, (name, rows) in wanted.items():
-        for staged in read_rows(deps.staging.read(name), rows):
+        for staged in read_rows(_content(name, deps), rows):
             yield segment, staged
 
 
-def _lines(request: UploadRequest, deps: Deps) -> bytearray:
+def _content(name: str, deps: Deps) -> bytes:
+    try:
+        return deps.staging.read(name)
+    except Stop:
+        if deps.staging.exists(name.removesuffix("arrows") + "parquet"):
+            raise of_older_version("rows") from None
+        raise
+
+
+def _lines(request: UploadRequest, deps: Deps, ready_bytes: int) -> bytearray:
     """The NDJSON of the pack, whole."""
     lines = bytearray()
-    for _, staged in _staged(_segments(request, deps)[0], deps):
-        lines += staged.lines
+    for _, staged, _ in in_order(_staged(_segments(request, deps)[0], deps), ready_bytes):
+        lines += staged.lines()[0]
     return lines
 
 
 def _freeze(request: UploadRequest, deps: Deps) -> _Pack:
     """The pack, cut, and its membership written; or as a copy of this activity froze it, that was faster."""
     limit = deps.budgets.body_limit_bytes
-    pack = _pack(request, deps, WirePress(limit) if deps.budgets.compressed else Press(limit))
+    wire = deps.budgets.compressed
+    ready_bytes = 0 if wire or request.verdicts else limit
+    pack = _pack(request, deps, WirePress(limit) if wire else Press(limit), ready_bytes)
     membership: JsonDict = {
         "rows": pack.rows,
+        "ready_bytes": ready_bytes,
         "digests": pack.press.identity,
         "limit": limit,
         "chunks": _offsets(pack.chunks),
@@ -182,7 +197,9 @@ def _frozen(request: UploadRequest, deps: Deps) -> _Pack:
     standing: JsonDict = json.loads(deps.staging.read(name))
     limit = deps.budgets.body_limit_bytes
     chunks, oversize = _chunks(standing["chunks"]), _chunks(standing["oversize"])
-    pack = _pack(request, deps, StandingPress(limit, standing=chunks, set_aside=oversize))
+    press = StandingPress(limit, standing=chunks, set_aside=oversize)
+    # Of an older version, whose rows are refused.
+    pack = _pack(request, deps, press, standing.get("ready_bytes", 0))
     if standing["rows"] != pack.rows or standing.get("digests") != pack.press.identity:
         raise Stop(
             f"pack {request.first}-{request.last} of {request.stream} was frozen with other bytes than the same rows give now",

@@ -36,7 +36,7 @@ STEPS: Final = {
     "activities.export:_Group.take": "records to Arrow",
     "activities.parquet:Blob.add": "Parquet write",
     "activities.parquet:Frames.add": "Parquet write",
-    "activities.rows:_next": "Parquet read",
+    "activities.rows:read_rows": "Parquet read",
     "activities.parquet:of_frame": "Parquet write",
     "polars:read_parquet": "Parquet read",
     "transforms.rows:decode": "decode the declared fields",

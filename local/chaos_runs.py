@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import polars as pl
 from azure.storage.blob import ContainerClient
 
-from activities.rows import read_rows
+from activities.rows import Staged, in_order, read_rows
 from contracts import TOMBSTONE_LANE
 from local.load import run_load
 from local.outcome import Outcome
@@ -276,15 +276,16 @@ def _verdicts(staging: Staging, prefix: str) -> pl.DataFrame:
 def _packed(staging: Staging, names: Names, pack: tuple[str, int, int, int], verdicts: pl.DataFrame | None) -> bytes:
     """The NDJSON of a pack (stream, lane, first and last segment)."""
     stream, lane, first, last = pack
-    pieces: list[memoryview] = []
+    staged: list[tuple[int, Staged]] = []
     for segment in range(first, last + 1):
         rows = None
         if verdicts is not None and lane != TOMBSTONE_LANE:
             rows = verdicts.filter(lane=lane, segment=segment)["row"].sort().to_list()
         if rows != []:
             content = staging.read(names.rows(stream, lane, segment))
-            pieces += [staged.lines for staged in read_rows(content, rows)]
-    return b"".join(pieces)
+            staged += [(segment, one) for one in read_rows(content, rows)]
+    ready_bytes = json.loads(staging.read(names.pack(*pack)))["ready_bytes"]
+    return b"".join(one.lines()[0] for _, one, _ in in_order(staged, ready_bytes))
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

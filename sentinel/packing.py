@@ -172,6 +172,14 @@ class Press:
                 self._set_aside(piece[start : ends[row]])
             row, start = behind, ends[behind - 1] + 1
 
+    def take(self, wire: bytes, size: int, rows: int, digest: str) -> None:
+        """The body that comes next, as it was cut and compressed before, of so many bytes of NDJSON; before anything is added."""
+        chunk = Chunk(self.taken, self.taken + size - 1, rows)
+        self.chunks.append(chunk)
+        self.digests[chunk.start, chunk.end] = digest
+        self.wires[chunk.start] = (chunk.end, wire)
+        self.taken += size
+
     def finish(self) -> None:
         """There is no more."""
         if self._newlines:
@@ -213,6 +221,26 @@ class Press:
 
 
 @dataclass(slots=True)
+class StagingPress(Press):
+    """For rows that are sent later, maybe with others: `open` tells whether more of them would fit into the last body. A row that fits into none is one by itself."""
+
+    open: bool = field(default=False, init=False)
+
+    def finish(self) -> None:
+        """There is no more."""
+        self.open = bool(self._newlines)
+        Press.finish(self)
+
+    def _set_aside(self, row: memoryview) -> None:
+        self._fill(row)
+        self._fill(memoryview(b"\n"))
+        self._newlines.append(len(row) + 1)
+        self._take()
+        # It has grown.
+        self._room = bytearray()
+
+
+@dataclass(slots=True)
 class _GatheringPress(Press):
     """Holds the NDJSON until it is cut: for bodies that are longer than `limit`, or whose length is not known before."""
 
@@ -221,6 +249,11 @@ class _GatheringPress(Press):
     """Where the newlines of the rest are, in all of the NDJSON."""
     _at: int = field(default=0, init=False)
     """Where the rest begins."""
+
+    def take(self, wire: bytes, size: int, rows: int, digest: str) -> None:
+        """As `Press.take`."""
+        Press.take(self, wire, size, rows, digest)
+        self._at = self.taken
 
     def _add(self, piece: memoryview, ends: Sequence[int]) -> None:
         self._ends += map(self.taken.__add__, ends)
@@ -257,6 +290,12 @@ class StandingPress(_GatheringPress):
     def __post_init__(self) -> None:
         parts = [*((chunk, False) for chunk in self.standing), *((chunk, True) for chunk in self.set_aside)]
         self._parts = sorted(parts, key=lambda part: part[0].start, reverse=True)
+
+    def take(self, wire: bytes, size: int, rows: int, digest: str) -> None:
+        """As `Press.take`, of what stands there; anything else shows in the chunks."""
+        _GatheringPress.take(self, wire, size, rows, digest)
+        if self._parts and self._parts[-1][0] == self.chunks[-1]:
+            self._parts.pop()
 
     def _cut(self, *, last: bool) -> None:  # noqa: ARG002 - where to cut is known, whatever follows
         until = self._at
@@ -402,6 +441,14 @@ def compress(content: bytes | memoryview) -> bytes:
     # Its `igzip.compress` takes a sixth longer for the same.
     compressed: bytes = isal_zlib.compress(content, COMPRESSION_LEVEL, wbits=zlib.MAX_WBITS | 16)
     return compressed
+
+
+def decompress(content: bytes, about: int) -> bytes:
+    """What was gzipped, of so many bytes."""
+    from isal import isal_zlib
+
+    decompressed: bytes = isal_zlib.decompress(content, zlib.MAX_WBITS | 16, about)
+    return decompressed
 
 
 def fewest_requests(chunks: list[Chunk], limit: int = BODY_LIMIT_BYTES) -> int:

@@ -223,7 +223,9 @@ class Bench:
         table = BY_NAME[source_of(self.run.source).tables[stream]]
         parts = [*read_rows(content)]
         values = [
-            dict.fromkeys(table.names) | json.loads(line) for part in parts for line in bytes(part.lines).splitlines()
+            dict.fromkeys(table.names) | json.loads(line)
+            for part in parts
+            for line in bytes(part.lines()[0]).splitlines()
         ]
         times = [column.name for column in table.columns if column.type == "datetime"]
         for row in values:

@@ -208,11 +208,14 @@ def test_receipts_that_could_not_be_written_are_not_forgotten(staged: Any) -> No
     assert twice <= result.possibly_repeated
 
 
-def test_a_row_too_long_for_any_request_is_a_dead_letter(staged: Any) -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["when it was staged", "later"])
+def test_a_row_too_long_for_any_request_is_a_dead_letter(staged: Any, *, known: bool) -> None:
     """Its row, its raw record and the reason; its neighbours arrive."""
     run = staged()
     lines = b"".join(encode(run.rows("devices", n).drop("_record")) for n in range(3)).splitlines()
     limit = sorted(map(len, lines))[40] + 2
+    if known:
+        run = staged(body_limit_bytes=limit)
     run.budget(body_limit_bytes=limit)
     result = run.upload("devices", 0, 2)
     letters = dead_letters(run)
@@ -308,6 +311,17 @@ def test_a_refusal_of_the_identity_stops_with_its_remedy(status: int, staged: An
     assert run.upload("devices", 0, 2).accepted == 60
 
 
+def test_rows_that_an_older_version_staged_stop_with_a_remedy(staged: Any) -> None:
+    """They have another name: it is not that somebody deleted them."""
+    run = staged()
+    name = run.names.rows("devices", 0, 1)
+    run.staging.create(name.removesuffix("arrows") + "parquet", b"", {})
+    assert run.upload("devices", 0, 0).accepted == 20
+    run.staging.delete(name)
+    with pytest.raises(Stop, match=r"older version .*\"fresh\": true"):
+        run.upload("devices", 1, 2)
+
+
 def test_a_pack_whose_rows_give_other_bytes_stops(staged: Any) -> None:
     """Another version of the app, half-way: the receipts would not fit."""
     run = staged()
@@ -322,9 +336,11 @@ def test_a_pack_whose_rows_give_other_bytes_stops(staged: Any) -> None:
     assert run.sink.accepted == []
 
 
-@pytest.mark.parametrize(("mode", "later"), [(False, True), (True, False)], ids=["raw-then-wire", "wire-then-raw"])
+@pytest.mark.parametrize("limit", [1536, 4096])
+@pytest.mark.parametrize("later", [False, True], ids=["then-raw", "then-wire"])
+@pytest.mark.parametrize("mode", [False, True], ids=["raw", "wire"])
 def test_a_frozen_pack_keeps_its_chunks_whatever_mode_and_limit_are_set_later(
-    staged: Any, *, mode: bool, later: bool
+    staged: Any, limit: int, *, mode: bool, later: bool
 ) -> None:
     """The second try sends the very bodies that the first one tried, and not one row less."""
     run = staged(compressed=mode, body_limit_bytes=2048)
@@ -333,7 +349,7 @@ def test_a_frozen_pack_keeps_its_chunks_whatever_mode_and_limit_are_set_later(
         run.upload("devices", 0, 2)
     tried = list(run.sink.posted)
     run.sink.refuse = lambda _: None
-    run.budget(compressed=later, body_limit_bytes=4096)
+    run.budget(compressed=later, body_limit_bytes=limit)
     assert run.upload("devices", 0, 2).accepted == 60
     assert set(tried) <= set(run.sink.accepted)
     assert set(Counter(ids(run.sink.accepted)).values()) == {1}

@@ -193,6 +193,43 @@ def test_a_press_cuts_what_comes_in_pieces_like_the_whole(
             assert (end, gzip.decompress(packed)) == (chunk.end, body(lines, chunk))
 
 
+def _given(press: Press, lines: bytes, before: list[Chunk], behind: bytes) -> None:
+    """Bodies of the one, then all of the other."""
+    for chunk in before:
+        rows = lines[chunk.start : chunk.end]
+        press.take(wire(lines, chunk), len(rows) + 1, chunk.rows, digest(rows))
+    press.add(behind)
+    press.finish()
+
+
+def _added(press: Press, before: list[Chunk]) -> list[Chunk]:
+    """The chunks of what was added, as if nothing had been before."""
+    taken = sum(chunk.end + 1 - chunk.start for chunk in before)
+    return [Chunk(c.start - taken, c.end - taken, c.rows) for c in press.chunks[len(before) :]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(ready=ROWS, rows=ROWS, limit=st.integers(4, 300))
+def test_bodies_that_were_cut_before_are_taken_as_they_are(ready: list[Any], rows: list[Any], limit: int) -> None:
+    """In front of what is added, with the digests of their rows; and again where all was cut once, in both modes."""
+    lines, behind = ndjson(ready), ndjson(rows)
+    chunks, others = cut(lines, limit)
+    before = [*chunks, *others]
+    press, wired = Press(limit), WirePress(256, body_limit=2000)
+    for one in (press, wired):
+        _given(one, lines, before, behind)
+        again = StandingPress(limit, standing=one.chunks, set_aside=one.oversize)
+        _given(again, lines, before, behind)
+        assert (again.chunks, again.oversize, again.identity) == (one.chunks, one.oversize, one.identity)
+        for each in (one, again):
+            texts = [gzip.decompress(each.wires[chunk.start][1]) for chunk in each.chunks]
+            assert texts == [
+                body(of, c) for of, some in ((lines, before), (behind, _added(each, before))) for c in some
+            ]
+    later, aside = cut(behind, limit)
+    assert (_added(press, before), len(press.oversize)) == (later, len(aside))
+
+
 def test_lines_made_anew_are_made_once_and_only_when_looked_into() -> None:
     """The sender's threads share them."""
     made: list[bytes] = []
