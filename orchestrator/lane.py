@@ -18,8 +18,8 @@ from orchestrator.lane_state import LaneState
 if TYPE_CHECKING:
     from azure.durable_functions import DurableOrchestrationContext
 
-STEPS_PER_EXECUTION: Final = 30
-"""A step is up to 12 history events (three activities, their completions, three episodes): 30 steps stay below 400 events."""
+STEPS_PER_EXECUTION: Final = 12
+"""A step is up to 12 history events (three activities, their completions, three episodes), and each answer replays all steps of the execution."""
 
 
 def lane(context: DurableOrchestrationContext) -> Generator[Any, Any, JsonDict | None]:

@@ -69,11 +69,11 @@ def test_four_hundred_segments_keep_histories_short(plant: Any, drive: Any) -> N
 
 
 def test_completions_one_by_one_keep_histories_short(plant: Any, drive: Any, policy: Policy) -> None:
-    """The worst case, every completion an episode of its own: a lane's 30 steps stay below 500 events."""
+    """The worst case, every completion an episode of its own: a lane's 12 steps stay below 200 events."""
     p = plant({"assets": 1}, 80, replace(policy, first_turn_s=120.0), rows=lambda _: 20)
     driven = drive(p, seconds=lambda name: {EXPORT: 1.0, TRANSFORM: 0.4, UPLOAD: 1.3}.get(name, 1.0))
     assert driven.load()["status"] == "complete"
-    assert 300 < driven.longest["lane"] < 500
+    assert 100 < driven.longest["lane"] < 200
 
 
 def test_the_run_continues_as_new_with_what_it_knows(plant: Any, drive: Any, policy: Policy) -> None:
