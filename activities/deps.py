@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 
 from contracts import Cancelled, Run, Stop
 from sentinel.ingestion import Budget, Door, Sender
-from sentinel.packing import BODY_LIMIT_BYTES
 from sentinel.tables import RELATIONSHIPS
 from sources.model import Derived, Source, Stream
 from sources.reader import Reader
@@ -25,7 +24,8 @@ from staging import Names, Staging
 class Budgets:
     """Sizes and times that bound one activity. A segment ends with the page that reaches `segment_bytes` or after `export_s` seconds.
 
-    `compressed`: whether `body_limit_bytes` is about the compressed body (wire mode) or the body itself (raw mode).
+    `compressed`: whether `body_limit_bytes` is about the compressed body (wire mode) or the body itself (raw mode). Whatever the mode, rows are staged in bodies that
+    are within it themselves.
     `lanes`, `page_records`: instead of the source's own numbers; 0 takes those.
     """
 
@@ -37,11 +37,6 @@ class Budgets:
     lanes: int
     compressed: bool = False
     page_records: int = 0
-
-    @property
-    def staged_body_bytes(self) -> int:
-        """The longest body that rows are staged in: one that raw mode sends as it is, and of which wire mode cuts others."""
-        return min(self.body_limit_bytes, BODY_LIMIT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def diff(request: DiffRequest, deps: Deps) -> DiffResult:
         base = doubted(deps.staging, Names(run.source, run_id), request.stream, base, request.part, request.parts)
     judged = _judge(request, _found(request, deps, run), base, doubts=_unsure(base) - unsure)
     table = BY_NAME[source_of(run.source).tables[request.stream]]
-    tombstones = Rows(table, deps.budgets.staged_body_bytes)
+    tombstones = Rows(table, deps.budgets.body_limit_bytes)
     tombstones.add(_tombstones(judged.tombstones, table, run, request.stream))
     deps.staging.create(
         names.rows(request.stream, TOMBSTONE_LANE, request.part),

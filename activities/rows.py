@@ -43,10 +43,14 @@ SCHEMA: Final = pa.schema(
 _END: Final = struct.pack("<Ii", 0xFFFFFFFF, 0)
 """What ends an Arrow stream (columnar format, IPC streaming format)."""
 
+_NEWLINE: Final = ord("\n")
+
 _ASSET: Final = "AssetId"
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 2 * 1024 * 1024
 """About as many rows are encoded at once, and so much memory may their frame take: what encoding takes beside it is several times that."""
+
+_Place = TypeVar("_Place")
 
 
 class Rows:
@@ -118,7 +122,7 @@ class _Bodies:
         press = self._press
         press.finish()
         numbers = [pl.concat(parts).to_arrow() for parts in (self._lengths, self._records)]
-        # Message by message: written as one table, or as Parquet, the bodies would be copied three times and more, through buffers that the system fetches each time.
+        # Message by message: in one batch, or as Parquet, the bodies would be copied more often, through buffers so large that the system fetches them each time.
         messages, row = [SCHEMA.serialize()], 0
         for at, (chunk, digest) in enumerate(zip(press.chunks, press.identity, strict=True), 1):
             columns = [
@@ -184,11 +188,6 @@ class Staged:
         return memoryview(some), [*accumulate((self.lengths[row] for row in self.wanted), initial=-1)][1:]
 
 
-_NEWLINE: Final = ord("\n")
-
-_In = TypeVar("_In")
-
-
 def of_older_version(what: str) -> Stop:
     """What is raised for a segment that this version cannot read."""
     return Stop(
@@ -221,7 +220,7 @@ def read_rows(content: bytes, wanted: Sequence[int] | None = None) -> Iterator[S
             yield Staged(body, full, digest, lengths.to_pylist(), places, here)
 
 
-def in_order(staged: Iterable[tuple[_In, Staged]], ready_bytes: int) -> Iterator[tuple[_In, Staged, bool]]:
+def in_order(staged: Iterable[tuple[_Place, Staged]], ready_bytes: int) -> Iterator[tuple[_Place, Staged, bool]]:
     """Rows in the order that a pack has them, and whether they are sent as they are: those in full bodies of up to `ready_bytes` first, behind them what is cut again."""
     rest = []
     for place, one in staged:

@@ -42,7 +42,7 @@ def transform(request: TransformRequest, deps: Deps) -> TransformResult:
     envelope = Envelope(run.run_id, datetime.fromisoformat(run.started_at), feed_type)
     transforms = [TRANSFORMS[run.source, request.stream], *(DERIVED[run.source, name] for name in request.derived)]
     with deps.desks:
-        own, *others = _made(content, transforms, envelope, deps.budgets.staged_body_bytes)
+        own, *others = _made(content, transforms, envelope, deps.budgets.body_limit_bytes)
     derived = {}
     for of in others:
         written = _staged(deps, names, (of.stream, *where[1:]), of, {})

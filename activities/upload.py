@@ -198,7 +198,7 @@ def _frozen(request: UploadRequest, deps: Deps) -> _Pack:
     limit = deps.budgets.body_limit_bytes
     chunks, oversize = _chunks(standing["chunks"]), _chunks(standing["oversize"])
     press = StandingPress(limit, standing=chunks, set_aside=oversize)
-    # Of an older version, whose rows are refused.
+    # An older version cut all rows in their order.
     pack = _pack(request, deps, press, standing.get("ready_bytes", 0))
     if standing["rows"] != pack.rows or standing.get("digests") != pack.press.identity:
         raise Stop(
